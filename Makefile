@@ -1,0 +1,105 @@
+# Two commands do everything: `make run` and `make test`. Works with GNU make 3.81 and later.
+#
+#   make run RECIPE=pipelines/tiny_shakespeare_nanogpt
+#   make run PYTHON=python3.12                  the Python that makes the environment
+
+PYTHON ?= python3
+RECIPE ?= .
+PROMPT ?=
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+# dvc.yaml says `python`: the environment's own.
+export PATH := $(abspath $(BIN)):$(PATH)
+# Nothing here reports to anyone.
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := true
+export MLFLOW_DISABLE_TELEMETRY := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+# Prefect's database and settings live here, apart from the user's own.
+export PREFECT_HOME := $(CURDIR)/.prefect
+# `value`, so that neither make nor the shell reads anything into a prompt.
+export PROMPT_TEXT := $(value PROMPT)
+
+.PHONY: help run test lint types check flow deploy undeploy sample ui recipes lock clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-12s%s\n", $$1, $$2}'
+
+run: $(READY) ## do everything: environment, download, tokenize, train, eval, sample, report (RECIPE=)
+	$(BIN)/python -m dvc repro "$(RECIPE)/dvc.yaml"
+	@cd "$(RECIPE)" && python -m nanogpt.report
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## check style, imports and format
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+types: $(READY) ## check the types
+	$(BIN)/python -m mypy
+
+check: lint types test ## lint, types and test
+
+flow: $(READY) ## run a recipe as a Prefect flow; needs no server (RECIPE=)
+	$(BIN)/python -m pipelines.flows "$(RECIPE)"
+
+deploy: $(READY) ## start a Prefect server and a worker on this machine, apply prefect.yaml (PORT=4200)
+	$(BIN)/python -m pipelines.local up $(if $(PORT),--port $(PORT))
+
+undeploy: $(READY) ## stop what `make deploy` started
+	$(BIN)/python -m pipelines.local down
+
+sample: $(READY) ## play with the trained model: make sample PROMPT="ROMEO:" (RECIPE=)
+	@cd "$(RECIPE)" && python -m nanogpt.stages.sample \
+	  --model "$$(sed -n 's/^data: *\([^ ]*\).*/\1/p' params.yaml)/model" \
+	  $(if $(value PROMPT),--prompt "$$PROMPT_TEXT")
+
+ui: $(READY) ## show the runs in MLflow, at http://127.0.0.1:5000
+	$(BIN)/python -m mlflow ui
+
+recipes: ## copy dvc.yaml into each recipe's folder
+	@for params in pipelines/*/params.yaml; do cp -v dvc.yaml "$${params%/*}/dvc.yaml"; done
+
+# torch pins its CUDA packages itself, and its CPU builds need none of them.
+CUDA := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti \
+  nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile \
+  nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+  nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton
+
+define LOCK_HEADER
+# Every package that `make` installs, resolved by `make lock` from pyproject.toml's ranges for
+# Python 3.11 to 3.13 on Linux and macOS. Pins that still fit are kept: delete this file first to
+# take the newest of everything. Without torch's CUDA packages, which torch pins itself, so that
+# a CPU build brings none; without hashes, because builds of torch differ from index to index.
+endef
+export LOCK_HEADER
+
+lock: $(VENV)/uv/bin/uv ## resolve pyproject.toml's ranges into requirements.lock
+	@touch requirements.lock
+	$(VENV)/uv/bin/uv pip compile --quiet pyproject.toml --extra dev --universal \
+	  --python-version 3.11 --no-header --no-annotate $(CUDA:%=--no-emit-package %) \
+	  --output-file requirements.lock
+	@{ printf '%s\n' "$$LOCK_HEADER"; cat requirements.lock; } > $(VENV)/lock
+	@cp $(VENV)/lock requirements.lock
+
+$(VENV)/uv/bin/uv:
+	$(PYTHON) -m venv $(VENV)/uv
+	$(VENV)/uv/bin/python -m pip install --quiet uv
+
+clean: ## remove the environment and caches of tools; artifacts, runs and DVC's cache stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find nanogpt pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) \
+	  else "Python 3.11, 3.12 or 3.13 is needed, and %s is %d.%d; name one: make PYTHON=python3.12" \
+	  % ((sys.executable,) + v))'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
+	  --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,242 @@
+"""params.yaml → typed settings, refused early and clearly.
+
+    settings = load("params.yaml")
+
+No field has a default: what a recipe does stands in its file, where DVC can see a change.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from nanogpt.errors import UserError
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Auto = Literal["auto"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Download(Section):
+    corpus: Annotated[str, Field(min_length=1)]
+    text_field: Annotated[str, Field(min_length=1)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+
+
+class Tokenize(Section):
+    tokenizer: Literal["char", "gpt2"]
+    val: Annotated[float, Field(gt=0, lt=1)]
+    test: Share
+    seed: Seed
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val + test = {self.val + self.test:g} leaves nothing to train on")
+        return self
+
+
+class Model(Section):
+    architecture: Literal["gpt2", "llama", "qwen3"]
+    n_layer: Positive
+    n_head: Positive
+    n_kv_head: Positive
+    n_embd: Positive
+    n_inner: Positive
+    context: Positive
+    dropout: Share
+    bias: bool
+    tied: bool
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        if self.n_head % self.n_kv_head:
+            raise ValueError(
+                f"n_head {self.n_head} is not a multiple of n_kv_head {self.n_kv_head}"
+            )
+        if self.architecture == "gpt2":
+            if self.n_kv_head != self.n_head:
+                raise ValueError("gpt2 has no grouped heads: n_kv_head must equal n_head")
+        else:
+            if self.bias:
+                raise ValueError(f"{self.architecture} has no biases: bias must be false")
+            if self.n_embd // self.n_head % 2:
+                raise ValueError("rotary embedding needs an even n_embd / n_head")
+        return self
+
+
+class Train(Section):
+    steps: Positive
+    batch_size: Positive
+    optimizer: Literal["muon", "adamw"]
+    learning_rate: Rate
+    muon_learning_rate: Rate
+    muon_momentum: Share
+    weight_decay: Annotated[float, Field(ge=0)]
+    beta1: Share
+    beta2: Share
+    grad_clip: Annotated[float, Field(ge=0)]
+    schedule: Literal["wsd", "cosine", "constant"]
+    warmup_steps: Count
+    decay_steps: Count
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)]
+    eval_interval: Positive
+    log_interval: Positive
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.warmup_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} is longer than the run of {self.steps} steps"
+            )
+        if self.schedule == "wsd" and self.warmup_steps + self.decay_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} + decay_steps {self.decay_steps}"
+                f" is longer than the run of {self.steps} steps"
+            )
+        if self.schedule == "cosine" and self.decay_steps <= self.warmup_steps:
+            raise ValueError(
+                f"decay_steps {self.decay_steps}, where the cosine ends, must be after"
+                f" warmup_steps {self.warmup_steps}"
+            )
+        return self
+
+
+class Sample(Section):
+    prompt: str
+    prompt_file: str | None
+    samples: Positive
+    tokens: Positive
+    temperature: Annotated[float, Field(ge=0)]
+    top_k: Positive | None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None
+    seed: Seed
+
+
+class Machine(Section):
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    dtype: Literal["auto", "float32", "bfloat16", "float16"]
+    compile: Auto | bool
+    processes: Auto | Positive
+    micro_batch: Auto | Positive
+    threads: Auto | Positive
+
+
+class Settings(Section):
+    code: Annotated[str, Field(min_length=1)]
+    data: Annotated[str, Field(min_length=1)]
+    seed: Seed
+    download: Download
+    tokenize: Tokenize
+    model: Model
+    train: Train
+    sample: Sample
+    machine: Machine
+
+    @field_validator("data")
+    @classmethod
+    def names_a_recipe(cls, data: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", Path(data).name):
+            raise ValueError("its last part names the recipe: letters, digits, _ . -")
+        return data
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe: the last part of `data`."""
+        return Path(self.data).name
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's numbers (`1e-3` is one) and no silent second value for a key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} stands twice, again in line {line}"
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def load(path: str | Path) -> Settings:
+    """Read and check a recipe's settings.
+
+    Raises:
+        UserError: the file is missing or not YAML, or a key is unknown, missing, of the wrong
+            type or impossible; the message has every such key's path, its value and what is
+            allowed.
+    """
+    try:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist; run this in a recipe's folder, or name the file with --params"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings; start from a copy of the repository's own")
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        mistakes: dict[str, list[str]] = {}
+        for detail in error.errors():
+            place, allowed = _explain(detail)
+            mistakes.setdefault(place, []).append(allowed)
+        # a value that may be of two types is refused once for each of them: one line for both
+        lines = [f"  {place}: " + " or ".join(dict.fromkeys(m)) for place, m in mistakes.items()]
+        raise UserError("\n".join((f"{path}:", *lines))) from None
+
+
+def _explain(detail: Any) -> tuple[str, str]:
+    """Where a mistake is, with the value that stands there, and what is allowed."""
+    if detail["type"] == "extra_forbidden":
+        section: Any = Settings
+        for key in detail["loc"][:-1]:
+            section = section.model_fields[key].annotation
+        known = ", ".join(section.model_fields)
+        return ".".join(detail["loc"]), f"unknown key; known here: {known}"
+    # pydantic adds the members of a union to the path: keep what stands in the file
+    path = ".".join(key for key in detail["loc"] if key in _keys(Settings))
+    if detail["type"] == "missing":
+        return path, "is missing"
+    if detail["type"] == "value_error":
+        place = path if isinstance(detail["input"], dict) else f"{path}: {detail['input']!r}"
+        return place, str(detail["ctx"]["error"])
+    return f"{path}: {detail['input']!r}", detail["msg"].replace("Input should", "should", 1)
+
+
+def _keys(section: type[BaseModel]) -> set[str]:
+    keys = set(section.model_fields)
+    for field in section.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys |= _keys(field.annotation)
+    return keys

@@ -1,0 +1,135 @@
+"""torchrun's environment → World: which device, how many processes, and what they share."""
+
+import os
+import sys
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nanogpt.config import Machine
+from nanogpt.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the processes of a training, and how it computes."""
+
+    rank: int
+    size: int
+    device: torch.device
+    compute: torch.dtype
+    compile: bool
+    parent: int
+
+    def facts(self) -> dict[str, str | int | bool]:
+        """How this training is run, for the tracking server."""
+        return {
+            "device": self.device.type,
+            "dtype": str(self.compute).removeprefix("torch."),
+            "compile": self.compile,
+            "processes": self.size,
+            "threads": torch.get_num_threads(),
+        }
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Average gradients over the processes, if there are several."""
+        if self.size == 1:
+            return model
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over the processes; every process gets it."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def check_parent(self) -> None:
+        """End this process if its launcher was killed: it would train on in secret."""
+        if self.size > 1 and os.getppid() != self.parent:
+            sys.exit("train: the launcher is gone, stopping")
+
+    def close(self) -> None:
+        """Leave the group of processes."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def pick_device(machine: Machine) -> str:
+    """Kind of device: as asked, or the best there is.
+
+    Raises:
+        UserError: the device asked for is not there.
+    """
+    found = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if machine.device == "auto":
+        return next(kind for kind, there in found.items() if there)
+    if not found[machine.device]:
+        there = ", ".join(kind for kind, yes in found.items() if yes)
+        raise UserError(
+            f"machine.device: {machine.device!r} is not on this machine; there is: {there}"
+        )
+    return machine.device
+
+
+def pick_compute(machine: Machine, device: str) -> torch.dtype:
+    """Type of the matrix products: as asked, or bfloat16 where the hardware multiplies it."""
+    if machine.dtype != "auto":
+        if machine.dtype == "float16" and device == "cpu":
+            raise UserError("machine.dtype: float16 needs a GPU; a CPU takes float32 or bfloat16")
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
+            machine.dtype
+        ]
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16"):
+        return torch.bfloat16
+    return torch.float32
+
+
+def process_count(machine: Machine) -> int:
+    """Training processes on this machine: as asked, or one a GPU, or one."""
+    if machine.processes != "auto":
+        return machine.processes
+    return max(1, torch.cuda.device_count()) if pick_device(machine) == "cuda" else 1
+
+
+def join(machine: Machine) -> World:
+    """Join the processes that torchrun started, or be the only one."""
+    kind = pick_device(machine)
+    local, rank, size = (
+        int(os.environ.get(name, default))
+        for name, default in (("LOCAL_RANK", "0"), ("RANK", "0"), ("WORLD_SIZE", "1"))
+    )
+    device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = True
+    elif kind == "cpu":
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        auto = max(1, (cores or 1) // here)
+        torch.set_num_threads(auto if machine.threads == "auto" else machine.threads)
+        torch.set_flush_denormal(True)
+    if size > 1:
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    return World(
+        rank=rank,
+        size=size,
+        device=device,
+        compute=pick_compute(machine, kind),
+        compile=kind == "cuda" if machine.compile == "auto" else machine.compile,
+        parent=os.getppid(),
+    )

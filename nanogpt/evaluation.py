@@ -1,0 +1,69 @@
+"""Loss over a whole split, every token scored exactly once."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from nanogpt.batches import gather
+from nanogpt.distributed import World
+
+TOKENS_AT_ONCE = 8192  # in one forward pass
+
+
+@torch.inference_mode()
+def total_loss(
+    model: nn.Module,
+    tokens: np.ndarray,
+    context: int,
+    world: World,
+    advance: Callable[[int], object] = lambda windows: None,
+) -> tuple[float, int]:
+    """Sum of the losses of all tokens that have one before them, in nats, and their number.
+
+    The split is cut into windows of `context` tokens that do not overlap; the last may be shorter.
+    The processes share the windows. `advance` hears of each pass how many windows it scored.
+    """
+    was_training = model.training
+    model.eval()
+    count = len(tokens) - 1
+    tail = count % context
+    starts = np.arange(0, count - tail, context)[world.rank :: world.size]
+    size = max(1, TOKENS_AT_ONCE // context)
+    passes = [(starts[i : i + size], context) for i in range(0, len(starts), size)]
+    if tail and world.rank == 0:
+        passes.append((np.array([count - tail]), tail))
+    nats = torch.zeros((), dtype=torch.float64)
+    for part, length in passes:
+        ids, targets = (t.to(world.device) for t in gather(tokens, part, length))
+        nats += model(ids, targets)[1].cpu().double().sum()
+        advance(len(part))
+    model.train(was_training)
+    return world.sum(nats.to(world.device) if world.size > 1 else nats).item(), count
+
+
+def window_total(tokens: np.ndarray, context: int) -> int:
+    """Number of windows that `total_loss` scores, over all processes."""
+    return math.ceil((len(tokens) - 1) / context)
+
+
+def measures(nats: float, count: int, tokens: int, text_bytes: int) -> dict[str, float | int]:
+    """The figures of an evaluation.
+
+    Args:
+        nats: summed loss. count: tokens scored. tokens: tokens of the split.
+        text_bytes: UTF-8 bytes of the split's text.
+
+    Returns:
+        loss (nats a token), perplexity (e^loss), bits_per_byte (loss · tokens / (bytes · ln 2),
+        which models with different tokenizers can be compared by), tokens (scored).
+    """
+    loss = nats / count
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700.0)),
+        "bits_per_byte": loss * tokens / text_bytes / math.log(2),
+        "tokens": count,
+    }

@@ -1,0 +1,205 @@
+"""Models in MLflow's registry, known by the SHA-256 of their weights: candidate, champion, why.
+
+    register(run, model, weights_sha256=..., step=..., ...)     # train
+    record_evaluation(weights_sha256, metrics, text_sha256)     # eval
+    record_artifact(weights_sha256, path)                       # sample
+    summary(weights_sha256)
+
+None of these fails when MLflow cannot be reached: they warn, and say so in what they return.
+"""
+
+import json
+import logging
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanogpt.tracking import Run, connect, explain, log_model
+
+if TYPE_CHECKING:
+    from nanogpt.tracking import MlflowClient
+
+log = logging.getLogger(__name__)
+
+SCORE = "test_bits_per_byte"  # does not depend on the tokenizer; lower is better
+TEXT = "test_text_sha256"  # the held-out text that the score is of
+HISTORY = "champion_history"  # tag of the registered model: its last moves, newest first
+HISTORY_LENGTH = 20  # some databases take no more than 5,000 characters in a tag
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a version after its evaluation; `reason` is a sentence to print."""
+
+    reason: str
+    promoted: bool = False
+    name: str | None = None
+    version: str | None = None
+
+
+def register(
+    run: Run,
+    model: Path,
+    *,
+    weights_sha256: str,
+    step: int,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+) -> str | None:
+    """Register a model directory as the `candidate` of `nanogpt-<recipe>`.
+
+    Registering the same weights of the same run again gives the version that is there.
+
+    Args:
+        step: of the training, that the weights are of.
+        metrics: such as the validation loss; recorded as tags of the version, as `tags` are.
+        sampling: what `predict` does when it is not told; section `sample` of the settings.
+
+    Returns:
+        The version; None, after a warning, if MLflow cannot be reached.
+    """
+    try:
+        with run.opened() as (client, run_id):
+            name = f"nanogpt-{run.recipe}"
+            facts = {key: str(value) for key, value in {**metrics, **tags}.items()}
+            facts["weights_sha256"] = weights_sha256
+            client.set_tag(run_id, "weights_sha256", weights_sha256)
+            version = _find(client, run_id, weights_sha256)
+            if version is None:
+                model_id = log_model(client, run_id, name, model, step, facts, sampling)
+                if not client.search_registered_models(f"name = '{name}'"):
+                    client.create_registered_model(name)
+                version = client.create_model_version(
+                    name, f"models:/{model_id}", run_id, facts, model_id=model_id
+                )
+            client.set_registered_model_alias(name, "candidate", version.version)
+            return str(version.version)
+    except Exception as error:
+        log.warning("the model is not registered: %s", explain(error))
+        return None
+
+
+def record_evaluation(
+    weights_sha256: str, metrics: Mapping[str, float], text_sha256: str
+) -> Outcome:
+    """Record the scores of these weights; they become `champion` if they beat the one there is.
+
+    Args:
+        metrics: with `test_bits_per_byte`, by which champions are chosen.
+        text_sha256: of the text that was scored; only scores of the same text are compared.
+    """
+    try:
+        client = connect()
+        run_id = _run(client, weights_sha256).info.run_id
+        version = _find(client, run_id, weights_sha256)
+        for key, value in metrics.items():
+            client.log_metric(run_id, key, value, model_id=version and version.model_id)
+        if version is None:
+            return Outcome("the weights are not registered, so there is nothing to promote")
+        for key, score in {**metrics, TEXT: text_sha256}.items():
+            client.set_model_version_tag(version.name, version.version, key, str(score))
+        outcome = _gate(client, version, metrics[SCORE], text_sha256)
+        client.set_tag(run_id, "decision", outcome.reason)
+        return outcome
+    except Exception as error:
+        log.warning("the scores are not in MLflow: %s", explain(error))
+        return Outcome("not decided, MLflow did not take the scores; run `eval` again when it does")
+
+
+def record_artifact(weights_sha256: str, path: Path) -> bool:
+    """Keep a file with the run that made these weights; says whether MLflow has it now."""
+    try:
+        client = connect()
+        client.log_artifact(_run(client, weights_sha256).info.run_id, str(path))
+        return True
+    except Exception as error:
+        log.warning("%s is not in MLflow: %s", path.name, explain(error))
+        return False
+
+
+def summary(weights_sha256: str) -> dict[str, Any]:
+    """What MLflow knows of these weights; empty if it does not answer.
+
+    Keys: `run_id`, `run` (its name), `tokens_per_second` (median), and for a registered model
+    `name`, `version` and `aliases`.
+    """
+    try:
+        client = connect()
+        run = _run(client, weights_sha256)
+        known: dict[str, Any] = {"run_id": run.info.run_id, "run": run.info.run_name}
+        if speeds := client.get_metric_history(run.info.run_id, "tokens_per_second"):
+            known["tokens_per_second"] = statistics.median(point.value for point in speeds)
+        if found := _find(client, run.info.run_id, weights_sha256):
+            version = client.get_model_version(found.name, found.version)  # a search has no aliases
+            known |= {"name": found.name, "version": str(found.version), "aliases": version.aliases}
+        return known
+    except Exception as error:
+        log.warning("MLflow does not say what it knows: %s", explain(error))
+        return {}
+
+
+def decide(
+    score: float, text_sha256: str, holder: str, champion: Mapping[str, str]
+) -> tuple[bool, str]:
+    """Shall a version with this score on this text replace the champion? Yes or no, and why.
+
+    Args:
+        score: bits per byte.
+        holder: the champion's version.
+        champion: its tags.
+    """
+    if champion.get(TEXT) != text_sha256:
+        return False, (
+            f"version {holder} stays champion: it was not scored on this text,"
+            " so the two cannot be compared"
+        )
+    best = float(champion[SCORE])
+    if score < best:
+        return True, f"{score:.4f} bits per byte beat the {best:.4f} of version {holder}"
+    return False, f"version {holder} stays champion: {best:.4f} bits per byte, this one {score:.4f}"
+
+
+def _gate(client: "MlflowClient", version: Any, score: float, text_sha256: str) -> Outcome:
+    """Move the alias `champion` to `version` if it beats the version that has it."""
+    name, number = version.name, str(version.version)
+    model = client.get_registered_model(name)
+    holder = str(model.aliases.get("champion", ""))
+    if not holder:
+        promoted, reason = True, f"the first champion: {score:.4f} bits per byte"
+    elif holder == number:
+        promoted, reason = False, f"the champion already: {score:.4f} bits per byte"
+    else:
+        champion = client.get_model_version(name, holder)
+        promoted, reason = decide(score, text_sha256, holder, champion.tags)
+    client.set_model_version_tag(name, number, "decision", reason)
+    if promoted:
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        move = {"version": number, "replaced": holder, "at": at, "reason": reason}
+        history = [move, *json.loads(model.tags.get(HISTORY, "[]"))][:HISTORY_LENGTH]
+        # the record first: a move that nobody can explain is worse than one told twice
+        client.set_registered_model_tag(name, HISTORY, json.dumps(history))
+        client.set_model_version_tag(name, number, "promoted_at", at)
+        client.set_model_version_tag(name, number, "replaced", holder)
+        client.set_registered_model_alias(name, "champion", number)
+    return Outcome(reason, promoted, name, number)
+
+
+def _run(client: "MlflowClient", weights_sha256: str) -> Any:
+    """The newest run that made these weights."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    weights = f"tags.weights_sha256 = '{weights_sha256}'"
+    runs = client.search_runs(experiments, weights, order_by=["start_time DESC"], max_results=1)
+    if not runs:
+        raise LookupError(f"no run made the weights {weights_sha256[:12]}")
+    return runs[0]
+
+
+def _find(client: "MlflowClient", run_id: str, weights_sha256: str) -> Any:
+    """The newest version that a run registered of these weights, or None."""
+    versions = client.search_model_versions(f"run_id = '{run_id}'")
+    same = [v for v in versions if v.tags.get("weights_sha256") == weights_sha256]
+    return max(same, key=lambda version: int(version.version), default=None)

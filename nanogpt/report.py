@@ -1,0 +1,71 @@
+"""What came out of a recipe's last run: a table, one sample, and what to try next.
+
+    python -m nanogpt.report                 (in the recipe's folder)
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from nanogpt import registry
+from nanogpt.config import Settings, load
+from nanogpt.errors import UserError
+from nanogpt.weights import weights_sha256
+
+
+def main(settings: Settings) -> None:
+    """Print the report of the recipe with these settings.
+
+    Raises:
+        UserError: it has not been run to its end.
+    """
+    data = Path(settings.data)
+    try:
+        scores = json.loads((data / "eval.json").read_text())
+        training = json.loads((data / "train.json").read_text())
+        seconds = json.loads((data / "seconds.json").read_text())
+        samples = (data / "samples.md").read_text()
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename} is not there yet; run `dvc repro` first") from None
+    known = registry.summary(weights_sha256(data / "model"))
+
+    table = Table(title=f"recipe {settings.recipe}", show_header=False, title_justify="left")
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    table.add_row("validation loss", f"{training['val_loss']:.4f} nats a token")
+    table.add_row(f"{scores['split']} loss", f"{scores['loss']:.4f} nats a token")
+    table.add_row(f"{scores['split']} perplexity", f"{scores['perplexity']:.3f}")
+    table.add_row(f"{scores['split']} bits per byte", f"{scores['bits_per_byte']:.4f}")
+    if "tokens_per_second" in known:
+        table.add_row("training speed", f"{known['tokens_per_second']:,.0f} tokens/s")
+    table.add_section()
+    for stage, taken in seconds.items():
+        table.add_row(f"time of {stage}", f"{taken:.1f} s")
+    if "version" in known:
+        table.add_section()
+        aliases = ", ".join(known["aliases"]) or "no alias"
+        table.add_row(f"{known['name']}", f"version {known['version']} ({aliases})")
+
+    console = Console(highlight=False)
+    console.print(table)
+    first = re.search(r"```text\n(.*?)\n```", samples, re.DOTALL)
+    if first:
+        console.print("\n[bold]a sample[/bold]\n")
+        console.print(first[1], markup=False)
+    console.print("\n[bold]try next[/bold]  (after `source .venv/bin/activate`)\n")
+    console.print('  make sample PROMPT="JULIET:"')
+    console.print("  dvc exp run -S train.learning_rate=0.02 && dvc exp show")
+    console.print("  mlflow ui", markup=False)
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
+    try:
+        main(load("params.yaml"))
+    except UserError as error:
+        sys.exit(f"report: {error}")

@@ -1,0 +1,151 @@
+"""The flow that runs a recipe: one task a stage, in DVC's order.
+
+    python -m pipelines.flows                              # the recipe of the current folder
+    python -m pipelines.flows pipelines/gpt2_openwebtext
+    prefect deployment run 'pipeline/shakespeare' --watch  # after `make deploy`
+
+DVC decides what is to be done; Prefect decides when and where, shows it, and tries again.
+"""
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from typing import Any
+
+import psutil
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from prefect.tasks import exponential_backoff
+
+from pipelines.graph import RecipeError, Stage, root, stages
+
+RAN = re.compile(r"Running stage '.+':")
+BUSY = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
+EXIT_CODE = re.compile(r"exited with (\d+)$")
+
+WRONG_INPUT = 2  # exit code of a stage that no second try can help
+BUSY_DELAY = 5  # seconds between two tries while another DVC command is at work
+PATIENCE = 20  # seconds to stop in: less than the 30 that a Prefect worker grants
+
+
+class StageFailed(Exception):
+    """The last lines that a stage and DVC wrote."""
+
+    def __init__(self, message: str, code: int | None) -> None:
+        super().__init__(message)
+        self.code = code  # exit code of the stage's command; None when DVC itself gave up
+
+
+def _worth_another_try(_task: Any, _run: Any, state: State[Any]) -> bool:
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, StageFailed) and error.code != WRONG_INPUT
+
+
+@task(
+    name="stage",
+    task_run_name="{stage.name}",
+    cache_policy=NO_CACHE,
+    retry_condition_fn=_worth_another_try,
+)
+def run_stage(stage: Stage) -> State[None]:
+    """Bring one stage up to date; the state is named `Cached` where its command need not run.
+
+    Raises:
+        StageFailed: DVC, or the command that it ran, ended with an error.
+    """
+    while True:
+        code, lines = _repro(stage)
+        text = "\n".join(lines)
+        if code == 0:
+            if any(RAN.fullmatch(line) for line in lines):
+                return Completed(message="its command ran")
+            return Completed(name="Cached", message="DVC had nothing to do")
+        if not BUSY.search(text):
+            found = EXIT_CODE.search(text)
+            raise StageFailed(text, int(found[1]) if found else None)
+        get_run_logger().warning("another DVC command is at work on this: waiting for it")
+        time.sleep(BUSY_DELAY)
+
+
+def _repro(stage: Stage) -> tuple[int, list[str]]:
+    """Run `dvc repro` for one stage, its output going to the log as it comes.
+
+    Returns:
+        DVC's exit code, with the line that says whether the command ran and the last few lines.
+    """
+    logger = get_run_logger()
+    command = ["dvc", "repro", "--single-item", stage.address]
+    logger.info("$ %s", " ".join(command))
+    # dvc.yaml says `python`: the one that runs this, whether or not its environment is active
+    path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
+    ran: list[str] = []
+    last: deque[str] = deque(maxlen=12)
+    with subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=root(),
+        env=os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # Ctrl-C in a terminal then reaches only this process, which passes it on once
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            for raw in process.stdout:
+                # of a line that carriage returns overwrote, the log gets what stayed
+                line = raw.decode("utf-8", "replace").rstrip().rsplit("\r", 1)[-1]
+                if line:
+                    logger.info(line)
+                    (ran if RAN.fullmatch(line) else last).append(line)
+            return process.wait(), [*ran, *last]
+        finally:
+            if process.poll() is None:
+                _stop(process)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """Interrupt a process and all its descendants, as Ctrl-C would; end those that stay."""
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    os.killpg(process.pid, signal.SIGINT)
+    _, stubborn = psutil.wait_procs(family, timeout=PATIENCE)
+    for member in stubborn:
+        member.kill()
+    process.wait()
+
+
+@flow(name="pipeline")
+def pipeline(recipe: str = ".") -> None:
+    """Bring the recipe in folder `recipe` up to date, stage by stage.
+
+    Raises:
+        RecipeError: the folder is not a recipe's.
+        StageFailed: a stage failed, and no retry helped.
+    """
+    for stage in stages(recipe):
+        run_stage.with_options(
+            retries=stage.meta.get("retries", 0),
+            retry_delay_seconds=exponential_backoff(stage.meta.get("backoff", 10)),
+        )(stage)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Run a recipe as a Prefect flow.")
+    parser.add_argument("recipe", nargs="?", default=".", help="its folder (default: this one)")
+    recipe = parser.parse_args().recipe
+    try:
+        stages(recipe)  # a wrong folder is said before Prefect's server takes its time to start
+    except RecipeError as error:
+        sys.exit(str(error))
+    sys.exit(not pipeline(recipe, return_state=True).is_completed())
+
+
+if __name__ == "__main__":
+    main()

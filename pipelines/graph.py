@@ -1,0 +1,87 @@
+"""DVC's index → the stages of one recipe, in the order in which `dvc repro` runs them.
+
+    for stage in stages("pipelines/gpt2_openwebtext"):
+        print(stage.address)        # pipelines/gpt2_openwebtext/dvc.yaml:download
+
+Nothing is declared a second time: names, order and options all come from dvc.yaml.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.repo.reproduce import get_active_graph, plan_repro
+from dvc.stage import PipelineStage
+
+
+class RecipeError(Exception):
+    """What is wrong with a recipe's folder or its graph, and what to do, in one message."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a recipe, as dvc.yaml declares it."""
+
+    name: str
+    address: str  # what `dvc repro` takes at the repository's root: "<folder>/dvc.yaml:<name>"
+    needs: tuple[str, ...]  # addresses of the stages whose outputs this one reads
+    meta: Mapping[str, Any]  # dvc.yaml's `meta:`, free for tools such as this one
+
+
+def root() -> Path:
+    """The repository that holds the current folder.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    try:
+        return Path(Repo.find_root())
+    except DvcException as error:
+        raise RecipeError(str(error)) from None
+
+
+def stages(recipe: str | Path = ".") -> list[Stage]:
+    """Stages of the recipe in folder `recipe`, with whatever they need from other recipes.
+
+    Each comes after all that it needs.
+
+    Raises:
+        RecipeError: the folder is not a recipe's, or DVC cannot read or resolve the graph.
+    """
+    top = root()
+    file = Path(recipe).resolve() / "dvc.yaml"
+    with Repo(str(top)) as repo:
+        try:
+            graph = repo.index.graph
+            wanted = [stage for stage in graph if Path(stage.path) == file]
+            plan = plan_repro(get_active_graph(graph), wanted)
+        except DvcException as error:
+            raise RecipeError(f"{error}; `dvc status` says where") from error
+        if not wanted:
+            folders = {Path(stage.path_in_repo).parent.as_posix() for stage in graph}
+            raise RecipeError(
+                f"{recipe} is not the folder of a recipe, which holds a params.yaml and a dvc.yaml;"
+                f" in {top} there are: {', '.join(sorted(folders))}"
+            )
+        return [
+            Stage(
+                name=stage.name,
+                address=_address(stage),
+                needs=tuple(map(_address, filter(_runs, graph.successors(stage)))),
+                meta=stage.meta or {},
+            )
+            for stage in filter(_runs, plan)
+        ]
+
+
+def _runs(stage: Any) -> bool:
+    # a .dvc file is a node of the graph too, but data: nothing to run
+    return isinstance(stage, PipelineStage)
+
+
+def _address(stage: Any) -> str:
+    # DVC's own `addressing` depends on the current folder
+    return f"{Path(stage.path_in_repo).as_posix()}:{stage.name}"

@@ -1,0 +1,91 @@
+"""Small real recipes for the tests: settings with changes, and stages run as a user would."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nanogpt.config import Settings, load
+
+ROOT = Path(__file__).parent.parent
+
+# a model that trains in a second
+QUICK = {
+    "model__n_layer": 2,
+    "model__n_embd": 32,
+    "model__n_inner": 64,
+    "model__context": 16,
+    "train__steps": 12,
+    "train__batch_size": 8,
+    "train__decay_steps": 6,
+    "train__eval_interval": 6,
+    "train__log_interval": 1,
+    "sample__tokens": 20,
+    "sample__samples": 2,
+    "machine__device": "cpu",
+    "machine__dtype": "float32",
+    "machine__threads": 1,
+}
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    """The default recipe's values with some changed; `a__b` is the key b of section a."""
+    settings: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for path, value in changes.items():
+        *sections, key = path.split("__")
+        target = settings
+        for section in sections:
+            target = target[section]
+        target[key] = value
+    return settings
+
+
+def quick(**changes: Any) -> Settings:
+    """Settings of a small model, with changes."""
+    return Settings.model_validate(values(**(QUICK | changes)))
+
+
+class Recipe:
+    """A folder with a params.yaml, whose stages run as processes of their own."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        self.folder = folder
+        self.data = folder / "data" / "test"
+        folder.mkdir(exist_ok=True)
+        self.change(**changes)
+
+    def change(self, **changes: Any) -> None:
+        """Write params.yaml: the quick recipe with these changes."""
+        settings = values(**({"data": "data/test"} | QUICK | changes))
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(settings))
+        self.settings = load(self.folder / "params.yaml")
+
+    def command(self, stage: str, *more: str) -> list[str]:
+        """The command of a stage, as in dvc.yaml."""
+        stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+        words = stages[stage]["cmd"].replace("${data}", "data/test").split()
+        return [sys.executable, *words[1:], *more]
+
+    def start(self, command: list[str]) -> "subprocess.Popen[str]":
+        """Start a command here, in a process group of its own."""
+        tracking = f"sqlite:///{self.folder}/mlflow.db"
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": tracking},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, stage: str, *more: str, code: int = 0) -> str:
+        """Run a stage to its end, which must have this exit code; returns what it printed."""
+        process = self.start(self.command(stage, *more))
+        printed, _ = process.communicate(timeout=300)
+        assert process.returncode == code, printed
+        assert "Traceback" not in printed, printed
+        return printed

