@@ -72,9 +72,10 @@ CUDA := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cup
 
 define LOCK_HEADER
 # Every package that `make` installs, resolved by `make lock` from pyproject.toml's ranges for
-# Python 3.11 to 3.13 on Linux and macOS. Pins that still fit are kept: delete this file first to
-# take the newest of everything. Without torch's CUDA packages, which torch pins itself, so that
-# a CPU build brings none; without hashes, because builds of torch differ from index to index.
+# Python 3.11 to 3.13 on Linux and on macOS 14 or later with Apple silicon. Pins that still fit
+# are kept: delete this file first to take the newest of everything. Without torch's CUDA packages,
+# which torch pins itself, so that a CPU build brings none; without hashes, because builds of torch
+# differ from index to index.
 endef
 export LOCK_HEADER
 

@@ -1,6 +1,6 @@
 """What came out of a recipe's last run: a table, one sample, and what to try next.
 
-    python -m nanogpt.report                 (in the recipe's folder)
+python -m nanogpt.report                 (in the recipe's folder)
 """
 
 import argparse

@@ -3,20 +3,13 @@
 These are MLflow's own defaults, so a bare `mlflow ui` in the root shows everything.
 """
 
+import fcntl
 import os
-import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SQLITE = "sqlite:///"
-# where MLflow 3.17 writes absolute paths of artifacts
-PATHS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-)
 
 
 def root() -> Path:
@@ -43,28 +36,16 @@ def artifact_location(uri: str, recipe: str) -> str | None:
     return (_database(uri).parent / "mlruns" / recipe).as_posix()
 
 
-def follow_move(uri: str) -> None:
-    """Correct the paths in a local database whose folder was moved or copied.
-
-    MLflow writes every artifact's absolute path into it, and has no way to change one.
-    """
-    if not uri.startswith(SQLITE) or not _database(uri).exists():
+@contextmanager
+def prepared(uri: str) -> Iterator[None]:
+    """One process at a time: MLflow may make its tables inside, and two at once would break them."""
+    if not uri.startswith(SQLITE):
+        yield
         return
     database = _database(uri)
-    with closing(sqlite3.connect(database, timeout=20)) as connection, connection:
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE name = 'experiments'")
-        if not tables.fetchone():
-            return
-        rows = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
-        new = f"{database.parent.as_posix()}/mlruns/"
-        ours = {path.removesuffix(name) for name, path in rows if path.endswith(f"/mlruns/{name}")}
-        for old in ours - {new}:
-            for table, column in PATHS:
-                connection.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?)"
-                    f" WHERE substr({column}, 1, ?) = ?",
-                    (new, len(old) + 1, len(old), old),
-                )
+    with database.with_name(database.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _database(uri: str) -> Path:

@@ -1,4 +1,4 @@
-"""A training's run in MLflow; the only importer of mlflow.
+"""A training's run in MLflow; with `registry`, the only importer of mlflow.
 
     run = start(state, "shakespeare", fingerprint, params, tags, dataset)    # rank 0 alone
     run.sync(step)                       # after each save: the metrics up to it may be told now
@@ -9,7 +9,6 @@ Tracking never stops or slows what it tracks. A server that does not answer cost
 metrics wait in the training's journal and go out at a later `sync`.
 """
 
-import importlib.metadata
 import json
 import logging
 import os
@@ -37,14 +36,6 @@ ENVIRONMENT = {  # read when mlflow is imported, so `connect` comes first; the u
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the next save tries again anyway
 }
-REQUIREMENTS = ("mlflow", "numpy", "safetensors", "tokenizers", "torch")  # of a registered model
-SAMPLING = {
-    "temperature": "double",
-    "top_k": "long",
-    "top_p": "double",
-    "tokens": "long",
-    "seed": "long",
-}
 
 
 def start(
@@ -57,7 +48,8 @@ def start(
 ) -> "Run":
     """Start the run of the training whose state is in `folder`, or go on with the one it has.
 
-    Returns at once: all that takes time happens in a thread.
+    Returns at once: all that takes time happens in a thread, which first sends what the training
+    before a kill did not. So the journal must have been opened, and with that cut, before.
 
     Args:
         folder: holds `journal.jsonl`; gets `run.json`.
@@ -87,7 +79,8 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._about: dict[str, Any] = json.loads((folder / "run.json").read_text())
-        self._durable = -1  # last step that a save covers
+        self._journal = folder / "journal.jsonl"
+        self._durable = max((row.step for row in journal.read(self._journal)), default=-1)
         self._sent_rows = 0  # of the journal, as far as this process knows
         self._status: str | None = None
         self._mlflow: MlflowClient | None = None
@@ -152,8 +145,7 @@ class Run:
         from mlflow.entities import Metric
 
         run_id = self._about["run_id"]
-        path = self._folder / "journal.jsonl"
-        rows = journal.read(path, self._sent_rows) if durable >= 0 else []
+        rows = journal.read(self._journal, self._sent_rows)
         for batch in _batches(row for row in rows if row.step <= durable):
             metrics = [
                 Metric(key, value, row.time, row.step)
@@ -168,7 +160,8 @@ class Run:
             if self._monitor:
                 self._monitor.finish()
             if status == "FINISHED":
-                client.log_figure(run_id, journal.draw(journal.read(path)), "plots/curves.png")
+                figure = journal.draw(journal.read(self._journal))
+                client.log_figure(run_id, figure, "plots/curves.png")
             client.set_terminated(run_id, status)
             self._keep(ended=status)
 
@@ -181,9 +174,9 @@ class Run:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         experiment_id = _experiment(client, about["recipe"])
-        _end_dead_runs(client, about["training"])
-        found = client.search_runs([experiment_id], f"tags.training = '{about['training']}'")
         tags = about["tags"] | lineage.describe() | {"training": about["training"]}
+        _end_dead_runs(client, tags)
+        found = client.search_runs([experiment_id], f"tags.training = '{about['training']}'")
         run = found[0] if found else client.create_run(experiment_id, None, tags, about["name"])
         run_id = run.info.run_id
         if about.get("run_id") != run_id:
@@ -203,14 +196,19 @@ class Run:
 
 
 def connect() -> "MlflowClient":
+    """A client of the tracking server, or of the database at the root.
+
+    Raises:
+        Exception: it does not answer, or not as it should.
+    """
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    # parts of mlflow read this themselves, whatever a client is told
-    os.environ.setdefault("MLFLOW_TRACKING_URI", store.tracking_uri())
+    uri = store.tracking_uri()
+    os.environ["MLFLOW_TRACKING_URI"] = uri  # parts of mlflow read it, whatever a client is told
     from mlflow import MlflowClient
 
-    store.follow_move(store.tracking_uri())
-    return MlflowClient()
+    with store.prepared(uri):
+        return MlflowClient()
 
 
 def _experiment(client: "MlflowClient", recipe: str) -> str:
@@ -223,19 +221,17 @@ def _experiment(client: "MlflowClient", recipe: str) -> str:
     return found.experiment_id
 
 
-def _end_dead_runs(client: "MlflowClient", training: str) -> None:
-    """Runs of this machine whose process was killed cannot say so themselves."""
+def _end_dead_runs(client: "MlflowClient", ours: Mapping[str, str]) -> None:
+    """Trainings of this machine whose process was killed cannot say so themselves."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    host = lineage.describe()["host"]
-    running = f"attributes.status = 'RUNNING' AND tags.host = '{host}'"
-    for run in client.search_runs(experiments, running):
-        tags = run.data.tags
-        if tags["training"] == training:
-            continue
-        if not lineage.is_alive(int(tags["pid"]), float(tags["process_started"])):
-            points = client.get_metric_history(run.info.run_id, "train_loss")
+    query = f"attributes.status = 'RUNNING' AND tags.host = '{ours['host']}'"
+    for run in client.search_runs(experiments, f"{query} AND tags.training LIKE '%'"):
+        tags, run_id = run.data.tags, run.info.run_id
+        alive = lineage.is_alive(int(tags["pid"]), float(tags["process_started"]))
+        if not alive and tags["training"] != ours["training"]:
+            points = client.get_metric_history(run_id, "train_loss")
             end = max((point.timestamp for point in points), default=run.info.start_time)
-            client.set_terminated(run.info.run_id, "KILLED", end)
+            client.set_terminated(run_id, "KILLED", end)
 
 
 def _log_facts(
@@ -264,41 +260,6 @@ def _log_facts(
     client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
 
 
-def log_model(
-    client: "MlflowClient",
-    run_id: str,
-    name: str,
-    folder: Path,
-    step: int,
-    tags: Mapping[str, str],
-    sampling: Mapping[str, Any],
-) -> str:
-    """Upload a model directory once, with the code that loads it and without any pickle."""
-    import mlflow.pyfunc
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-
-    off = {"top_k": 0, "top_p": 1.0}  # MLflow knows no null
-    values = {key: off.get(key) if sampling[key] is None else sampling[key] for key in SAMPLING}
-    text = Schema([ColSpec("string")])
-    params = ParamSchema([ParamSpec(key, kind, values[key]) for key, kind in SAMPLING.items()])
-    info = Model.log(
-        None,
-        mlflow.pyfunc,
-        name=name,
-        run_id=run_id,
-        step=step,
-        tags=dict(tags),
-        loader_module="nanogpt.serving",
-        data_path=str(folder),
-        code_paths=[str(Path(__file__).parent)],
-        signature=ModelSignature(text, text, params),
-        # given, so that mlflow does not load the model in another process to find them out
-        pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS],
-    )
-    return str(info.model_id)
-
-
 def _batches(rows: Iterable[journal.Row]) -> Iterator[list[journal.Row]]:
     batch: list[journal.Row] = []
     size = 0
@@ -322,9 +283,13 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
     temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(values, indent=1))
+    with temporary.open("w") as file:
+        json.dump(values, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 
 def explain(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+    """An error in one short line: MLflow's can have a page."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

@@ -78,7 +78,7 @@ def fit(
     loss_sum = _carried(progress, world)
     model.train()
     progress_bar = bar(train.steps, "train", "step", initial=progress.step, disable=world.rank > 0)
-    resumed = progress.step > 0
+    resumed = progress.best_step >= 0  # the save that it goes on from has been scored
     clock, timed_steps = time.perf_counter(), 0
 
     while True:

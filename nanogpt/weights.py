@@ -135,7 +135,9 @@ def _to_hub(config: GPTConfig, ours: str, tensor: Tensor) -> list[tuple[str, Ten
         return [(theirs.format(layer), tensor.t() if _is_conv1d(ours) else tensor)]
     if name == QKV:
         widths = [n * config.head_dim for n in (config.n_head, *[config.n_kv_head] * 2)]
-        return [(n.format(layer), t) for n, t in zip(SPLIT, torch.split(tensor, widths), strict=True)]
+        return [
+            (n.format(layer), t) for n, t in zip(SPLIT, torch.split(tensor, widths), strict=True)
+        ]
     return [(LLAMA_NAMES[name].format(layer), tensor)]
 
 

@@ -28,10 +28,11 @@ from pipelines.graph import RecipeError, Stage, root, stages
 
 RAN = re.compile(r"Running stage '.+':")
 BUSY = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
+BLOCKER = re.compile(r"\(PID (\d+)\)")
 EXIT_CODE = re.compile(r"exited with (\d+)$")
 
 WRONG_INPUT = 2  # exit code of a stage that no second try can help
-BUSY_DELAY = 5  # seconds between two tries while another DVC command is at work
+BUSY_DELAY = 2  # seconds between two looks at another DVC command that is at work
 PATIENCE = 20  # seconds to stop in: less than the 30 that a Prefect worker grants
 
 
@@ -70,8 +71,18 @@ def run_stage(stage: Stage) -> State[None]:
         if not BUSY.search(text):
             found = EXIT_CODE.search(text)
             raise StageFailed(text, int(found[1]) if found else None)
-        get_run_logger().warning("another DVC command is at work on this: waiting for it")
+        blockers = [int(pid) for pid in BLOCKER.findall(text)]
+        get_run_logger().warning("another DVC command is at work on this: waiting for its end")
         time.sleep(BUSY_DELAY)
+        while any(map(_runs, blockers)):
+            time.sleep(BUSY_DELAY)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _repro(stage: Stage) -> tuple[int, list[str]]:

@@ -142,6 +142,8 @@ def test_waits_for_another_dvc_command(toy: Path, monkeypatch: pytest.MonkeyPatc
     assert done.state_name == "Completed"
     assert tasks_of(done)[0].state_name == "Cached"
     assert tasks_of(done)[0].run_count == 1
+    lines = log_of(done, until="another DVC command is at work on this: waiting for its end")
+    assert sum("is busy" in line for line in lines) == 1
 
 
 def test_a_wrong_recipe_fails_with_one_message(toy: Path) -> None:

@@ -86,9 +86,8 @@ def test_a_wrong_python_is_one_message(tmp_path: Path) -> None:
     for name in ("requirements.lock", "pyproject.toml"):
         (tmp_path / name).touch()
     old = tmp_path / "python"
-    old.write_text(
-        '#!/bin/sh\nshift\nexec python -c "import sys; sys.version_info = (3, 10, 1); $1"\n'
-    )
+    pretend = "import sys; sys.version_info = (3, 10, 1); $2"
+    old.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{pretend}"\n')
     old.chmod(0o755)
     done = make("test", f"PYTHON={old}", folder=tmp_path)
     assert done.returncode == 2

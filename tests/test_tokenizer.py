@@ -46,10 +46,10 @@ EDGES = {
     "long run of blanks": "a" + " " * 5000 + "b" + "\n" * 5000,
     "other blanks": "a\u00a0b\u2003c\u3000\u3000d\u2028e\u0085f\u1680g\ufeffh\u200bi\x1cj\x0bk",
     "control": "\0a\0\0\x01\x7f\x9f",
-    "contractions": "I'm you're he's we'll they've I'd don't 's'S 'T 're'' 've it’s rock'n'roll ' s",
+    "contractions": "I'm you're he's we'll they've I'd 's'S 'T 're'' 've it\u2019s rock'n'roll",
     "combining": "e\u0301 \u0301 \u0301\u0301a a\u20dd \u0915\u094d\u0937\u093f \u0e01\u0e33",
     "emoji": "😀👩\u200d👩\u200d👧\u200d👦 🇬🇧 👍🏽 ☹️ ❤\ufe0f\u200d🔥",
-    "scripts": "привет мир 你好，世界 こんにちは مرحبا ١٢٣ ² ½ Ⅷ ǅ שלום नमस्ते",
+    "scripts": "привет мир 你好\uff0c世界 こんにちは مرحبا ١٢٣ ² ½ Ⅷ ǅ שלום नमस्ते",
     "private use and last": "\ue000\uf8ff\U000f0000\U0010ffff\uffff\ufdd0",
     "BPE's own letters": "Ġthe Ċ ĉ ▁the Ā ÿ",
     "end of a document": f"a{EOT}b {EOT}\n<|endoftext|",
@@ -95,7 +95,6 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     if not here:
         here = [folder / "vocabulary"]
-        here[0].mkdir()
         fetch("vocabulary gpt2", VOCABULARIES["gpt2"], here[0])
     write(folder, gpt2_json(here[0]))
     return folder

@@ -130,7 +130,7 @@ def test_ctrl_c_says_how_to_go_on(new_recipe: Callable[..., Recipe]) -> None:
     os.kill(process.pid, signal.SIGINT)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from the last save" in printed
+    assert "run the same command to go on" in printed
     assert "Traceback" not in printed
 
 
@@ -197,7 +197,6 @@ def test_a_read_only_folder_is_named_before_any_work(new_recipe: Callable[..., R
         ({"train__batch_size": 1, "machine__processes": 2}, "less than the 2 processes"),
         ({"machine__device": "cuda"}, "machine.device: 'cuda' is not on this machine"),
         ({"machine__dtype": "float16"}, "float16 needs a GPU"),
-        ({"train__learning_rate": 1e6, "train__optimizer": "adamw"}, "diverged"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(

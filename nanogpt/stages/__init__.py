@@ -35,7 +35,7 @@ def run(
     except OSError as error:
         sys.exit(_say(stage, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1))
     except KeyboardInterrupt:
-        sys.exit(_say(stage, "stopped; the same command goes on from the last save", 130))
+        sys.exit(_say(stage, "stopped; run the same command to go on", 130))
     if int(os.environ.get("RANK", "0")) == 0:
         _record_time(Path(settings.data), stage, time.perf_counter() - started)
 

@@ -12,6 +12,7 @@ from nanogpt.config import Settings
 from nanogpt.distributed import join
 from nanogpt.errors import UserError
 from nanogpt.evaluation import measures, total_loss, window_total
+from nanogpt.files import write_text
 from nanogpt.progress import bar
 from nanogpt.tokens import open_tokens
 from nanogpt.weights import load_model, weights_sha256
@@ -34,7 +35,7 @@ def main(args: argparse.Namespace, settings: Settings) -> None:
         nats, count = total_loss(model, ids, model.config.context, world, progress.update)
     split = tokens.manifest["splits"][name]
     figures = measures(nats, count, len(ids), split["bytes"])
-    args.metrics.write_text(json.dumps({"split": name, **figures}, indent=1) + "\n")
+    write_text(args.metrics, json.dumps({"split": name, **figures}, indent=1) + "\n")
     print(
         f"eval: {name} loss {figures['loss']:.4f} nats a token, perplexity"
         f" {figures['perplexity']:.2f}, {figures['bits_per_byte']:.4f} bits per byte,"

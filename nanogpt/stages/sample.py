@@ -13,6 +13,7 @@ from nanogpt import registry, stages, tokenizer
 from nanogpt.config import Settings
 from nanogpt.distributed import pick_device
 from nanogpt.errors import UserError
+from nanogpt.files import write_text
 from nanogpt.generation import generate
 from nanogpt.weights import load_model, weights_sha256
 
@@ -31,7 +32,7 @@ def main(args: argparse.Namespace, settings: Settings) -> None:
         print(f"--- sample {number} ---\n{text}\n")
     if args.out is not None:
         blocks = [f"## Sample {n}\n\n```text\n{text}\n```\n" for n, text in enumerate(texts, 1)]
-        args.out.write_text(f"# Samples of {settings.recipe}\n\n" + "\n".join(blocks))
+        write_text(args.out, f"# Samples of {settings.recipe}\n\n" + "\n".join(blocks))
         registry.record_artifact(weights_sha256(args.model), args.out)
 
 

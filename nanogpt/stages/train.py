@@ -12,8 +12,9 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import torch
 
@@ -23,7 +24,7 @@ from nanogpt.card import write_card
 from nanogpt.config import Settings
 from nanogpt.distributed import World, join, process_count
 from nanogpt.errors import UserError
-from nanogpt.files import whole_folder
+from nanogpt.files import whole_folder, write_text
 from nanogpt.journal import Journal, read, write_curves
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.tokens import Tokens, open_tokens
@@ -154,13 +155,14 @@ def _fit(
     return progress
 
 
-def _hold(lock: Any, folder: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(
-            f"another process is training this very model (it holds {folder}/lock); wait for it"
-        ) from None
+def _hold(lock: TextIO, folder: Path) -> None:
+    """Keep a second training away; workers of a killed one may need a moment to see that."""
+    for _ in range(100):
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+    raise UserError(f"another process is training this very model, in {folder}; wait for it")
 
 
 def _resume(path: Path, model: GPT, optimizers: list[torch.optim.Optimizer]) -> Progress:
@@ -199,7 +201,7 @@ def publish(
     with whole_folder(args.curves) as folder:
         write_curves(read(state / "journal.jsonl"), folder)
     figures = {"val_loss": progress.best_loss, "best_step": progress.best_step}
-    args.metrics.write_text(json.dumps(figures, indent=1) + "\n")
+    write_text(args.metrics, json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
