@@ -21,8 +21,18 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parent.parent
-QUICK_START = """--device=cpu --compile=False --log_interval=50 --block_size=64 --batch_size=12
---n_layer=4 --n_head=4 --n_embd=128 --dropout=0.0 --always_save_checkpoint=True""".split()
+QUICK_START = [
+    "--device=cpu",
+    "--compile=False",
+    "--log_interval=50",
+    "--block_size=64",
+    "--batch_size=12",
+    "--n_layer=4",
+    "--n_head=4",
+    "--n_embd=128",
+    "--dropout=0.0",
+    "--always_save_checkpoint=True",
+]
 
 
 def main() -> None:

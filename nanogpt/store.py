@@ -38,7 +38,7 @@ def artifact_location(uri: str, recipe: str) -> str | None:
 
 @contextmanager
 def prepared(uri: str) -> Iterator[None]:
-    """One process at a time: MLflow may make its tables inside, and two at once would break them."""
+    """One process at a time: MLflow makes its tables inside, and two at once would break them."""
     if not uri.startswith(SQLITE):
         yield
         return

@@ -1,4 +1,4 @@
-"""DVC's index → the stages of one recipe, in the order in which `dvc repro` runs them.
+"""DVC's index → the stages of one recipe, in the order in which they run.
 
     for stage in stages("pipelines/gpt2_openwebtext"):
         print(stage.address)        # pipelines/gpt2_openwebtext/dvc.yaml:download
@@ -8,12 +8,13 @@ Nothing is declared a second time: names, order and options all come from dvc.ya
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from dvc.repo.reproduce import get_active_graph, plan_repro
+from dvc.repo.reproduce import get_active_graph, get_subgraph
 from dvc.stage import PipelineStage
 
 
@@ -46,7 +47,8 @@ def root() -> Path:
 def stages(recipe: str | Path = ".") -> list[Stage]:
     """Stages of the recipe in folder `recipe`, with whatever they need from other recipes.
 
-    Each comes after all that it needs.
+    Each comes after all that it needs; those that need not wait for each other keep the order of
+    dvc.yaml.
 
     Raises:
         RecipeError: the folder is not a recipe's, or DVC cannot read or resolve the graph.
@@ -55,25 +57,32 @@ def stages(recipe: str | Path = ".") -> list[Stage]:
     file = Path(recipe).resolve() / "dvc.yaml"
     with Repo(str(top)) as repo:
         try:
-            graph = repo.index.graph
-            wanted = [stage for stage in graph if Path(stage.path) == file]
-            plan = plan_repro(get_active_graph(graph), wanted)
+            known = repo.index.stages  # in the order of the files, which the graph forgets
+            graph = get_active_graph(repo.index.graph)
         except DvcException as error:
             raise RecipeError(f"{error}; `dvc status` says where") from error
+        wanted = [stage for stage in known if Path(stage.path) == file]
         if not wanted:
-            folders = {Path(stage.path_in_repo).parent.as_posix() for stage in graph}
+            folders = {Path(stage.path_in_repo).parent.as_posix() for stage in known}
             raise RecipeError(
                 f"{recipe} is not the folder of a recipe, which holds a params.yaml and a dvc.yaml;"
                 f" in {top} there are: {', '.join(sorted(folders))}"
             )
+        plan = get_subgraph(graph, wanted)
+        needs = {
+            stage: sorted(plan.successors(stage), key=known.index)
+            for stage in known
+            if stage in plan
+        }
         return [
             Stage(
                 name=stage.name,
                 address=_address(stage),
-                needs=tuple(map(_address, filter(_runs, graph.successors(stage)))),
+                needs=tuple(_address(other) for other in needs[stage] if _runs(other)),
                 meta=stage.meta or {},
             )
-            for stage in filter(_runs, plan)
+            for stage in TopologicalSorter(needs).static_order()
+            if _runs(stage)
         ]
 
 

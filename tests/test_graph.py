@@ -50,6 +50,15 @@ def test_order_is_that_of_the_dependencies_not_of_the_file(repository: Path) -> 
     assert stages()[0].address == "dvc.yaml:first"
 
 
+def test_stages_that_need_not_wait_for_each_other_keep_the_order_of_the_file(
+    repository: Path,
+) -> None:
+    names = [f"leaf{n}" for n in (3, 1, 4, 5, 9, 2, 6)]
+    leaves = "".join(f"  {name}: {{cmd: x, deps: ['${{data}}/first']}}\n" for name in names)
+    Path("dvc.yaml").write_text(GRAPH + leaves)
+    assert [stage.name for stage in stages() if stage.name in names] == names
+
+
 def test_meta_and_needs_come_from_dvc(repository: Path) -> None:
     first, middle, _ = stages()
     assert first.meta == {"retries": 3}

@@ -1,5 +1,6 @@
 """The rules between the rooms of the repository, the lock, and the Makefile."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -70,7 +71,10 @@ def test_lock_is_pins_only_and_brings_no_cuda() -> None:
 
 
 def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True)
+    # these tests may run under make themselves
+    outer = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PYTHON", "RECIPE", "VENV"}
+    env = {name: value for name, value in os.environ.items() if name not in outer}
+    return subprocess.run(["make", *arguments], cwd=folder, env=env, capture_output=True, text=True)
 
 
 def test_help_has_a_line_for_each_target() -> None:

@@ -31,8 +31,10 @@ import os, subprocess, sys, time
 from pathlib import Path
 if len(sys.argv) == 1:
     child = subprocess.Popen([sys.executable, __file__, "child"])
-    Path("pids").write_text(f"{os.getpid()} {child.pid}")
 try:
+    if len(sys.argv) > 1:
+        Path("pids.new").write_text(f"{os.getppid()} {os.getpid()}")
+        os.rename("pids.new", "pids")
     for _ in range(600):
         print("at work", flush=True)
         time.sleep(0.1)
