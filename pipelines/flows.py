@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -155,7 +156,16 @@ def main() -> None:
         stages(recipe)  # a wrong folder is said before Prefect's server takes its time to start
     except RecipeError as error:
         sys.exit(str(error))
-    sys.exit(not pipeline(recipe, return_state=True).is_completed())
+    # In a session of its own: Ctrl-C would end Prefect's temporary server, which is the flow's
+    # child, before the flow could tell it how the run ended.
+    code = "import sys; from pipelines.flows import pipeline; pipeline(sys.argv[1])"
+    child = subprocess.Popen([sys.executable, "-c", code, recipe], start_new_session=True)
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: child.terminate())
+    ended = child.wait()
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)  # a flow that a signal ended leaves its server behind
+    sys.exit(ended if ended >= 0 else 128 - ended)
 
 
 if __name__ == "__main__":

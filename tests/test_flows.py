@@ -157,15 +157,15 @@ def test_a_wrong_recipe_fails_with_one_message(toy: Path) -> None:
     assert "Traceback" not in command.stderr
 
 
-def start_slow_flow() -> tuple["subprocess.Popen[bytes]", list[psutil.Process]]:
-    """A flow in a process of its own, at work on a stage with a child; the stage's processes."""
+def start_slow_flow(api: str) -> tuple["subprocess.Popen[bytes]", list[psutil.Process]]:
+    """`python -m pipelines.flows` at work on a stage with a child; the stage's processes."""
     Path("first.py").write_text(SLOW)
-    api = get_current_settings().api.url
     flow = subprocess.Popen(
         [sys.executable, "-m", "pipelines.flows"],
-        env=os.environ | {"PREFECT_API_URL": str(api)},
+        env=os.environ | {"PREFECT_API_URL": api},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     text = eventually(lambda: Path("pids").exists() and Path("pids").read_text(), "a stage's start")
     return flow, [psutil.Process(int(pid)) for pid in text.split()]
@@ -173,7 +173,7 @@ def start_slow_flow() -> tuple["subprocess.Popen[bytes]", list[psutil.Process]]:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_interrupts_the_stage_and_its_children(toy: Path, how: signal.Signals) -> None:
-    flow, stage = start_slow_flow()
+    flow, stage = start_slow_flow(str(get_current_settings().api.url))
     flow.send_signal(how)
     assert flow.wait(timeout=30) != 0
     assert not any(process.is_running() for process in stage)
@@ -183,9 +183,16 @@ def test_a_signal_interrupts_the_stage_and_its_children(toy: Path, how: signal.S
     assert json.loads(Path(".dvc/tmp/rwlock").read_text()) == {}
 
 
-def test_a_stage_does_not_outlive_a_killed_flow(toy: Path) -> None:
-    flow, stage = start_slow_flow()
-    flow.kill()
-    flow.wait()
-    psutil.wait_procs(stage, timeout=15)
-    assert not any(process.is_running() for process in stage)
+@pytest.mark.slow
+def test_ctrl_c_ends_a_flow_with_its_temporary_server(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(toy / "home"))
+    flow, stage = start_slow_flow(api="")
+    everything = psutil.Process(flow.pid).children(recursive=True)
+    assert any("uvicorn" in process.cmdline() for process in everything)
+    os.killpg(flow.pid, signal.SIGINT)  # as a terminal does
+    assert flow.wait(timeout=30) != 0
+    _, alive = psutil.wait_procs([*stage, *everything], timeout=10)
+    assert not alive
+    assert Path("interrupted").exists()
