@@ -23,7 +23,7 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 # `value`, so that neither make nor the shell reads anything into a prompt.
 export PROMPT_TEXT := $(value PROMPT)
 
-.PHONY: help run test lint types check flow deploy undeploy sample ui recipes lock clean
+.PHONY: help run test lint types check flow deploy undeploy sample ui bench recipes lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-12s%s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ sample: $(READY) ## play with the trained model: make sample PROMPT="ROMEO:" (RE
 
 ui: $(READY) ## show the runs in MLflow, at http://127.0.0.1:5000
 	$(BIN)/python -m mlflow ui
+
+bench: $(READY) ## the default recipe against nanoGPT (PEER=path/to/nanoGPT, SEEDS=1)
+	$(BIN)/python benchmarks/quickstart.py $(if $(PEER),--peer "$(PEER)") $(if $(SEEDS),--seeds $(SEEDS))
 
 recipes: ## copy dvc.yaml into each recipe's folder
 	@for params in pipelines/*/params.yaml; do cp -v dvc.yaml "$${params%/*}/dvc.yaml"; done

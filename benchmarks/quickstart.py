@@ -4,7 +4,7 @@
 
 Both get the corpus of the default recipe as one text, split 90/10 by position as nanoGPT does it.
 Ours trains as its params.yaml says; nanoGPT then gets as many steps of its quick start, learning
-rate schedule included, as fit into the same time. Its loss is its own estimate over 2,000 batches,
+rate schedule included, as fit into the same time. Its loss is its own estimate over 500 batches,
 ours the whole split. Without PEER only ours is measured.
 """
 
@@ -66,6 +66,7 @@ def ours(folder: Path, text: Path, seed: int) -> tuple[float, float]:
     values["download"]["corpus"] = str(text)
     values["tokenize"] |= {"val": 0.1, "test": 0.0}
     values["data"] = "data/bench"
+    values["train"]["eval_interval"] = values["train"]["steps"]  # as rarely as theirs
     (folder / "params.yaml").write_text(yaml.safe_dump(values))
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     for stage in ("download", "tokenize", "train"):
@@ -91,7 +92,9 @@ def theirs(peer: Path, folder: Path, text: Path, seed: int, seconds: float) -> t
     short, longer = train_peer(copy, 50), train_peer(copy, 250)
     steps = 50 + max(1, round((seconds - short) / (longer - short) * 200))
     taken = train_peer(copy, steps)
-    estimate = run_peer(copy, "--init_from=resume", "--eval_only=True", "--eval_iters=2000")
+    # it estimates when it resumes, then takes one step more
+    again = (f"--max_iters={steps}", f"--eval_interval={steps}", "--eval_iters=500")
+    estimate = run_peer(copy, "--init_from=resume", *again)
     return taken, float(re.findall(r"val loss ([\d.]+)", estimate)[-1])
 
 

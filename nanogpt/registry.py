@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCORE = "test_bits_per_byte"  # does not depend on the tokenizer; lower is better
-TEXT = "test_text_sha256"  # the held-out text that the score is of
+SCORE = "eval_bits_per_byte"  # does not depend on the tokenizer; lower is better
+TEXT = "eval_text_sha256"  # the held-out text that the score is of
 HISTORY = "champion_history"  # tag of the registered model: its last moves, newest first
 HISTORY_LENGTH = 20  # some databases take no more than 5,000 characters in a tag
 REQUIREMENTS = ("mlflow", "numpy", "safetensors", "tiktoken", "tokenizers", "torch")  # to serve
@@ -99,7 +99,7 @@ def record_evaluation(
     """Record the scores of these weights; they become `champion` if they beat the one there is.
 
     Args:
-        metrics: with `test_bits_per_byte`, by which champions are chosen.
+        metrics: with `eval_bits_per_byte`, by which champions are chosen.
         text_sha256: of the text that was scored; only scores of the same text are compared.
     """
     try:

@@ -355,7 +355,7 @@ def test_a_broken_server_costs_one_warning_and_nothing_is_lost(
     assert [r.getMessage() for r in caplog.records if "metrics wait" in r.message] == [
         caplog.records[0].getMessage()
     ]
-    assert registry.record_evaluation("0" * 64, {"test_bits_per_byte": 2.0}, "t") == (
+    assert registry.record_evaluation("0" * 64, {"eval_bits_per_byte": 2.0}, "t") == (
         registry.Outcome(
             "not decided, MLflow did not take the scores; run `eval` again when it does"
         )
@@ -497,7 +497,7 @@ def test_the_better_of_two_on_the_same_text_is_champion(root: Path, tmp_path: Pa
         folder = tmp_path / f"model-{seed}"
         if not folder.exists():
             publish(root / f"state-{seed}", make_model(folder, seed), 2.0)
-        scores = {"test_loss": bits * 0.7, "test_bits_per_byte": bits}
+        scores = {"eval_loss": bits * 0.7, "eval_bits_per_byte": bits}
         return registry.record_evaluation(weights_sha256(folder), scores, text)
 
     def champion() -> int:
@@ -525,13 +525,13 @@ def test_the_better_of_two_on_the_same_text_is_champion(root: Path, tmp_path: Pa
     assert [(m["version"], m["replaced"]) for m in json.loads(history)] == [("4", "1"), ("1", "")]
     run = client().get_run(version.run_id)
     assert run.data.tags["decision"] == better.reason
-    assert run.data.metrics["test_bits_per_byte"] == 2.4
+    assert run.data.metrics["eval_bits_per_byte"] == 2.4
     model_metrics = client().get_logged_model(version.source.removeprefix("models:/")).metrics
-    assert ("test_bits_per_byte", 2.4) in [(m.key, m.value) for m in model_metrics]
+    assert ("eval_bits_per_byte", 2.4) in [(m.key, m.value) for m in model_metrics]
 
 
 def test_weights_that_nobody_registered(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    outcome = registry.record_evaluation("0" * 64, {"test_bits_per_byte": 2.0}, "text")
+    outcome = registry.record_evaluation("0" * 64, {"eval_bits_per_byte": 2.0}, "text")
     assert not outcome.promoted
     assert "no run made the weights 000000000000" in caplog.text
 
@@ -554,7 +554,7 @@ def test_a_champion_is_served_without_the_repository(
     root: Path, model: Path, tmp_path: Path
 ) -> None:
     publish(root / "state", model, 2.0)
-    registry.record_evaluation(weights_sha256(model), {"test_bits_per_byte": 2.0}, "text")
+    registry.record_evaluation(weights_sha256(model), {"eval_bits_per_byte": 2.0}, "text")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow.db"}
@@ -595,7 +595,7 @@ def test_history_keeps_its_newest(root: Path, model: Path, monkeypatch: pytest.M
     publish(root / "state", model, 2.0)
     old = [{"version": "9", "replaced": "", "at": "", "reason": ""}] * registry.HISTORY_LENGTH
     client().set_registered_model_tag("nanogpt-plays", registry.HISTORY, json.dumps(old))
-    registry.record_evaluation(weights_sha256(model), {"test_bits_per_byte": 2.0}, "text")
+    registry.record_evaluation(weights_sha256(model), {"eval_bits_per_byte": 2.0}, "text")
     tags = client().get_registered_model("nanogpt-plays").tags
     history = json.loads(tags[registry.HISTORY])
     assert len(history) == registry.HISTORY_LENGTH

@@ -41,7 +41,7 @@ def main(args: argparse.Namespace, settings: Settings) -> None:
         f" {figures['perplexity']:.2f}, {figures['bits_per_byte']:.4f} bits per byte,"
         f" {count:,} tokens"
     )
-    scores = {f"test_{key}": value for key, value in figures.items()}
+    scores = {f"eval_{key}": value for key, value in figures.items()}
     outcome = registry.record_evaluation(weights_sha256(args.model), scores, split["text_sha256"])
     print(f"eval: {outcome.reason}")
 

@@ -53,7 +53,7 @@ def check(settings: Settings, tokens: Tokens) -> None:
     window_count(len(tokens.split("train")), context)
     if len(tokens.split("val")) < 2:
         raise UserError(f"{tokens.folder}: the val split has no token to score; raise tokenize.val")
-    processes = process_count(settings.machine)
+    processes = int(os.environ.get("WORLD_SIZE", process_count(settings.machine)))
     if settings.train.batch_size < processes:
         raise UserError(
             f"train.batch_size {settings.train.batch_size} is less than the {processes} processes"
