@@ -15,6 +15,7 @@ from rich.table import Table
 from nanogpt import registry
 from nanogpt.config import Settings, load
 from nanogpt.errors import UserError
+from nanogpt.store import root
 from nanogpt.weights import weights_sha256
 
 
@@ -38,7 +39,8 @@ def main(settings: Settings) -> None:
     table.add_column(justify="left")
     table.add_column(justify="right")
     table.add_row("validation loss", f"{training['val_loss']:.4f} nats a token")
-    table.add_row(f"{scores['split']} loss", f"{scores['loss']:.4f} nats a token")
+    if scores["split"] == "test":
+        table.add_row("test loss", f"{scores['loss']:.4f} nats a token")
     table.add_row(f"{scores['split']} perplexity", f"{scores['perplexity']:.3f}")
     table.add_row(f"{scores['split']} bits per byte", f"{scores['bits_per_byte']:.4f}")
     if "tokens_per_second" in known:
@@ -58,9 +60,11 @@ def main(settings: Settings) -> None:
         console.print("\n[bold]a sample[/bold]\n")
         console.print(first[1], markup=False)
     console.print("\n[bold]try next[/bold]  (after `source .venv/bin/activate`)\n")
-    console.print('  make sample PROMPT="JULIET:"')
-    console.print("  dvc exp run -S train.learning_rate=0.02 && dvc exp show")
-    console.print("  mlflow ui", markup=False)
+    here = Path.cwd().relative_to(root()).as_posix()
+    recipe, folder = ("", "") if here == "." else (f"RECIPE={here} ", f"cd {here} && ")
+    console.print(f'  make sample {recipe}PROMPT="JULIET:"', soft_wrap=True)
+    console.print(f"  {folder}dvc exp run -S train.learning_rate=0.02", soft_wrap=True)
+    console.print("  mlflow ui")
 
 
 if __name__ == "__main__":

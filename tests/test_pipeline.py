@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,23 @@ def test_mlflow_serves_the_champion(done: Recipe) -> None:
     assert len(text) > len("def ")
     (same,) = model.predict(["def "])
     assert same == text
+
+
+def test_the_report_has_the_figures_and_a_sample(done: Recipe) -> None:
+    printed, _ = done.start([sys.executable, "-m", "nanogpt.report"]).communicate(timeout=120)
+    scores = json.loads((done.data / "eval.json").read_text())
+    assert f"{scores['bits_per_byte']:.4f}" in printed
+    assert "tokens/s" in printed
+    assert "version 1 (candidate, champion)" in printed
+    assert "\ndef " in printed
+    assert all(f"time of {stage}" in printed for stage in STAGES)
+
+
+def test_there_is_nothing_to_report_yet(tmp_path: Path) -> None:
+    process = Recipe(tmp_path / "new").start([sys.executable, "-m", "nanogpt.report"])
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "run `dvc repro` first" in printed
 
 
 def test_without_a_test_split_val_is_scored_and_it_says_so(again: Recipe) -> None:
