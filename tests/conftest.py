@@ -2,8 +2,13 @@
 
 import ipaddress
 import os
+import shutil
+import signal
 import sys
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 os.environ |= {
     "OMP_NUM_THREADS": "2",  # before torch is imported, here or in a child process
@@ -26,5 +31,29 @@ def refuse_network(event: str, args: tuple[Any, ...]) -> None:
             raise RuntimeError(f"a test connects to {host}; mark it `network`, or serve it locally")
 
 
+# started in the background, a shell has this process ignore Ctrl-C, and all that the tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 if not os.environ.get("NANOGPT_TEST_NETWORK"):
     sys.addaudithook(refuse_network)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once: it takes MLflow two seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) -> Path:
+    """A repository with an empty MLflow; the current folder, with a space in its path."""
+    folder = tmp_path / "my repository"
+    (folder / ".dvc").mkdir(parents=True)
+    shutil.copy(empty_database, folder / "mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.chdir(folder)
+    return folder
