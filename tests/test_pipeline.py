@@ -112,10 +112,10 @@ def test_nothing_is_pickled(done: Recipe) -> None:
             assert not any(head.startswith(start) for start in magic), path
 
 
-def test_mlflow_serves_the_champion(done: Recipe) -> None:
+def test_mlflow_serves_the_champion(done: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     import mlflow
 
-    mlflow.set_tracking_uri(f"sqlite:///{done.folder}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{done.folder}/mlflow.db")
     model = mlflow.pyfunc.load_model("models:/nanogpt-test@champion")
     (text,) = model.predict(["def "])
     assert text.startswith("def ")

@@ -16,11 +16,6 @@ from nanogpt.model import GPT, GPTConfig
 from nanogpt.weights import save_model, weights_sha256
 from tests.trainings import PACKAGE, SAMPLING, begin, client, runs
 
-# MLflow's own, about SQLAlchemy and about types in its own code
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore:.*Any type hint is inferred:UserWarning"
-)
-
 
 def make_model(folder: Path, seed: int = 1) -> Path:
     """A model directory of random weights and 60 characters."""

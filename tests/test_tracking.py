@@ -17,11 +17,6 @@ from nanogpt import registry, store
 from nanogpt.journal import Journal, read
 from tests.trainings import begin, client, logged, metrics, python, runs, train
 
-# MLflow's own, about SQLAlchemy and about types in its own code
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore:.*Any type hint is inferred:UserWarning"
-)
-
 
 def test_a_run_has_all_that_is_known(root: Path) -> None:
     run = begin(root / "state", 8, device="cpu")
