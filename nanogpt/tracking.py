@@ -207,8 +207,6 @@ def connect() -> "MlflowClient":
     os.environ["MLFLOW_TRACKING_URI"] = uri  # parts of mlflow read it, whatever a client is told
     from mlflow import MlflowClient
 
-    # what it logs with a traceback is raised too, and told in a line by whoever catches it
-    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     with store.prepared(uri):
         return MlflowClient()
 
