@@ -23,10 +23,10 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 # `value`, so that neither make nor the shell reads anything into a prompt.
 export PROMPT_TEXT := $(value PROMPT)
 
-.PHONY: help run test lint types check flow deploy undeploy sample ui bench recipes lock clean
+.PHONY: help run test lint types check flow join deploy undeploy sample ui sync-tracking bench recipes lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-12s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-16s%s\n", $$1, $$2}'
 
 run: $(READY) ## do everything: environment, download, tokenize, train, eval, sample, report (RECIPE=)
 	$(BIN)/python -m dvc repro "$(RECIPE)/dvc.yaml"
@@ -47,6 +47,11 @@ check: lint types test ## lint, types and test
 flow: $(READY) ## run a recipe as a Prefect flow; needs no server (RECIPE=)
 	$(BIN)/python -m pipelines.flows "$(RECIPE)"
 
+join: $(READY) ## train on several machines: run it on each (machine.nodes, machine.rendezvous) (RECIPE=)
+	@cd "$(RECIPE)" && data=$$(sed -n 's/^data: *\([^ ]*\).*/\1/p' params.yaml) && \
+	  exec python -m nanogpt.stages.train --tokens "$$data/tokens" --model "$$data/model" \
+	  --curves "$$data/curves" --metrics "$$data/train.json"
+
 deploy: $(READY) ## start a Prefect server and a worker on this machine, apply prefect.yaml (PORT=4200)
 	$(BIN)/python -m pipelines.local up $(if $(PORT),--port $(PORT))
 
@@ -61,8 +66,12 @@ sample: $(READY) ## play with the trained model: make sample PROMPT="ROMEO:" (RE
 ui: $(READY) ## show the runs in MLflow, at http://127.0.0.1:5000
 	$(BIN)/python -m mlflow ui
 
-bench: $(READY) ## the default recipe against nanoGPT (PEER=path/to/nanoGPT, SEEDS=1)
-	$(BIN)/python benchmarks/quickstart.py $(if $(PEER),--peer "$(PEER)") $(if $(SEEDS),--seeds $(SEEDS))
+sync-tracking: $(READY) ## send what waits for MLflow: its server was down, or too slow
+	@$(BIN)/python -m nanogpt.outbox
+
+bench: $(READY) ## measure beside nanoGPT, write docs/benchmarks.md (PEER=path SEEDS=3 ONLY=steps TEXT=)
+	$(BIN)/python -m benchmarks $(if $(PEER),--peer "$(PEER)") $(if $(SEEDS),--seeds $(SEEDS)) \
+	  $(if $(ONLY),--only "$(ONLY)") $(if $(TEXT),--text "$(TEXT)")
 
 recipes: ## copy dvc.yaml into each recipe's folder
 	@for params in pipelines/*/params.yaml; do cp -v dvc.yaml "$${params%/*}/dvc.yaml"; done

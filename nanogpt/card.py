@@ -13,15 +13,7 @@ def write_card(
     folder: Path, settings: Settings, tokens: Tokens, model: GPT, progress: Progress
 ) -> None:
     """Write a model directory's `README.md`; no times, no ids: same training, same bytes."""
-    made_of = {
-        section: values.model_dump()
-        for section, values in (
-            ("download", settings.download),
-            ("tokenize", settings.tokenize),
-            ("model", settings.model),
-            ("train", settings.train),
-        )
-    }
+    made_of = settings.model_dump(include={"seed", "model", "train"})  # all that `train` depends on
     (folder / "README.md").write_text(f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -54,7 +46,7 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 | tokens | `{tokens.digest}` |
 | tokenizer | `{tokens.manifest["tokenizer_sha256"]}` |
 
-Seed {settings.seed}, and these settings:
+These settings:
 
 ```json
 {json.dumps(made_of, indent=1)}

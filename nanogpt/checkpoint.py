@@ -1,21 +1,43 @@
-"""Resumable state: one safetensors file, written whole or not at all, never a pickle.
+"""Resumable state: folders of safetensors, whole or not there, never a pickle.
 
-A training keeps two files in its folder: `last.safetensors` (weights, optimizers, progress) and
-`best.safetensors` (the weights with the lowest validation loss).
+    saver = Saver(folder, world)
+    saver.save(tensors, progress, keep, then)  # copies, then writes in a thread
+    saver.wait()
+
+A save is `save-<step>/`: a safetensors file a process, written by `torch.distributed.checkpoint`,
+so that any other number of processes can read it, and `progress.json`. It is written under another
+name first. The newest and those to keep stay; what is older goes.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
+from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from nanogpt.distributed import World, lost_peer
 from nanogpt.errors import UserError
-from nanogpt.files import whole_file
+from nanogpt.files import sync, write_text
+
+# one process is what was meant
+warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
+
+ANEW = "remove it to train anew from the start, which ends with the same weights"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -24,35 +46,154 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write(path: Path, tensors: Mapping[str, Tensor], about: dict[str, Any]) -> None:
-    """Write `tensors` and the plain data `about` to `path`, atomically and durably.
+def place(folder: Path, step: int) -> Path:
+    """Where the save of a step is."""
+    return folder / f"save-{step:08}"
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest whole save."""
+    return max((p for p in folder.glob("save-*") if not p.suffix), default=None)
+
+
+class Saver:
+    """Writes saves, one at a time, in a thread; the training goes on as soon as they are copied."""
+
+    def __init__(self, folder: Path, world: World) -> None:
+        self._folder = folder
+        self._world = world
+        self._thread = ThreadPoolExecutor(1, "save")
+        self._pending: Future[None] | None = None
+
+    def save(
+        self,
+        tensors: Mapping[str, Tensor],
+        progress: Mapping[str, Any],
+        keep: Collection[int],
+        then: Callable[[], None],
+    ) -> None:
+        """Save `tensors` (all processes, with their shards) and the plain data `progress`.
+
+        Args:
+            progress: with `step`, which names the save.
+            keep: steps whose saves stay, besides this one.
+            then: called, in the thread of the first process, when the save is on the disk.
+
+        Raises:
+            OSError: the save before this one failed.
+        """
+        self.wait()
+        partial = place(self._folder, progress["step"]).with_suffix(".partial")
+        written = async_save(
+            dict(tensors),
+            storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True),
+            process_group=self._world.saving,
+            no_dist=self._world.size == 1,
+        )
+        values = dict(progress)  # the training changes its own
+        self._pending = self._thread.submit(self._finish, written, partial, values, {*keep}, then)
+
+    def wait(self) -> None:
+        """Wait until the last save is on the disk.
+
+        Raises:
+            OSError: it failed; the one before it is untouched.
+        """
+        pending, self._pending = self._pending, None
+        if pending:
+            pending.result()
+
+    def _finish(
+        self,
+        written: Any,
+        partial: Path,
+        progress: dict[str, Any],
+        keep: set[int],
+        then: Callable[[], None],
+    ) -> None:
+        try:
+            try:
+                written.result()
+            except CheckpointException as error:
+                raise next(iter(error.failures.values()))[0] from None
+            if self._world.rank > 0:
+                return
+            write_text(partial / "progress.json", json.dumps(progress))
+            sync(partial)
+            whole = partial.with_suffix("")
+            partial.rename(whole)
+            sync(self._folder)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if lost_peer(error):
+                raise
+            shutil.rmtree(partial, ignore_errors=True)
+            raise OSError(
+                getattr(error, "errno", None),
+                f"cannot save: {error}; the save before it is untouched",
+                str(partial),
+            ) from None
+        then()
+        stay = {whole, *(place(self._folder, step) for step in keep)}
+        for old in self._folder.glob("save-*"):
+            if old not in stay:
+                shutil.rmtree(old)
+
+
+def clean(folder: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for partial in folder.glob("save-*.partial"):
+        shutil.rmtree(partial)
+
+
+def read_progress(save: Path) -> dict[str, Any]:
+    """The plain data of a save.
 
     Raises:
-        OSError: the disk is full or read-only; what `path` held before is still there.
+        UserError: it is damaged.
     """
-    # one key: safetensors writes several in an order that changes from run to run
-    metadata = {"about": json.dumps(about, sort_keys=True)}
-    kept = "the save before it is untouched" if path.exists() else "nothing was saved before"
     try:
-        with whole_file(path) as partial:
-            save_file({name: t.contiguous() for name, t in tensors.items()}, partial, metadata)
-    except (OSError, SafetensorError) as error:
-        why = f"cannot save: {error}; {kept}"
-        raise OSError(getattr(error, "errno", None), why, path) from None
+        return dict(json.loads((save / "progress.json").read_text()))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{save}/progress.json cannot be read ({error}); {ANEW}") from None
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write` wrote.
+def fill(save: Path, tensors: Mapping[str, Tensor], world: World) -> None:
+    """Fill `tensors`, or this process's shards of them, with those of a save.
 
     Raises:
-        UserError: the file is truncated, damaged or not one of ours.
+        UserError: the save is truncated, damaged or of another model.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {})["about"])
-            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError) as error:
+    saved = _sizes(save)
+    wrong = [name for name, t in tensors.items() if saved.get(name) != t.shape]
+    if wrong:
+        there = tuple(saved[wrong[0]]) if wrong[0] in saved else "missing"
         raise UserError(
-            f"{path} is not a whole checkpoint of this project ({error}); remove it to train anew"
-            " from the start, which ends with the same weights"
-        ) from None
+            f"{save} belongs to another model: {wrong[0]} is {there} there and"
+            f" {tuple(tensors[wrong[0]].shape)} here; {ANEW}"
+        )
+    load(
+        dict(tensors),
+        storage_reader=HuggingFaceStorageReader(str(save)),
+        process_group=world.saving,
+        no_dist=world.size == 1,
+    )
+
+
+def read_whole(save: Path, names: Collection[str]) -> dict[str, Tensor]:
+    """Tensors of a save, whole, however many processes wrote it.
+
+    Raises:
+        UserError: the save is truncated or damaged.
+    """
+    sizes = _sizes(save)
+    tensors = {name: torch.empty(sizes[name]) for name in names}
+    load(tensors, storage_reader=HuggingFaceStorageReader(str(save)), no_dist=True)
+    return tensors
+
+
+def _sizes(save: Path) -> dict[str, torch.Size]:
+    try:
+        known = HuggingFaceStorageReader(str(save)).read_metadata().state_dict_metadata
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UserError(f"{save} is not a whole save ({error}); {ANEW}") from None
+    return {k: v.size for k, v in known.items() if isinstance(v, TensorStorageMetadata)}

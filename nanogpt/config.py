@@ -100,6 +100,9 @@ class Train(Section):
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)]
     eval_interval: Positive
     log_interval: Positive
+    patience: Positive | None
+    max_minutes: Rate | None
+    max_skips: Positive
 
     @model_validator(mode="after")
     def check(self) -> Self:
@@ -136,6 +139,9 @@ class Machine(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     compile: Auto | bool
     processes: Auto | Positive
+    parallel: Literal["auto", "ddp", "fsdp"]
+    nodes: Positive | Annotated[str, Field(pattern="^[1-9][0-9]*:[1-9][0-9]*$")]
+    rendezvous: Annotated[str, Field(pattern="^[^:]+:[0-9]+$")] | None
     micro_batch: Auto | Positive
     threads: Auto | Positive
 

@@ -1,16 +1,26 @@
 """torchrun's environment → World: which device, how many processes, and what they share."""
 
+import datetime
+import math
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from nanogpt.config import Machine
+from nanogpt.devices import keep_freed_memory
 from nanogpt.errors import UserError
+from nanogpt.model import GPT
+
+PATIENCE = datetime.timedelta(minutes=10)  # with a process that does not answer
+BYTES_A_WEIGHT = 16  # of training: float32 weight, gradient and two moments
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,10 @@ class World:
     device: torch.device
     compute: torch.dtype
     compile: bool
+    parallel: str  # auto, ddp or fsdp, as asked
     parent: int
+    control: dist.ProcessGroup | None = None  # for numbers, without waiting for a device
+    saving: dist.ProcessGroup | None = None  # for the thread that saves
 
     def facts(self) -> dict[str, str | int | bool]:
         """How this training is run, for the tracking server."""
@@ -34,12 +47,43 @@ class World:
             "threads": torch.get_num_threads(),
         }
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Average gradients over the processes, if there are several."""
-        if self.size == 1:
+    def place(self, model: GPT) -> GPT:
+        """Put a model on this process's device: all of it, or with fsdp a share of each matrix."""
+        if not self.shards(model):
+            return model.to(self.device)
+        # it fears for changes in place of what a model returns; there are none
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+        mesh = init_device_mesh(self.device.type, (self.size,))
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        # else a validation, which has no backward pass, would leave the root's weights whole
+        fully_shard(model, mesh=mesh, reshard_after_forward=True)
+        return model
+
+    def shards(self, model: GPT) -> bool:
+        """Whether the processes share the weights: if asked to, or if they are too big for one."""
+        if self.size == 1 or self.parallel == "ddp":
+            return False
+        if self.parallel == "fsdp":
+            return True
+        if self.device.type != "cuda":
+            return False
+        memory = torch.cuda.get_device_properties(self.device).total_memory
+        return BYTES_A_WEIGHT * model.parameter_count() > memory / 2
+
+    def wrap(self, model: nn.Module, sharded: bool) -> nn.Module:
+        """Average gradients over the processes, if there are several; fsdp does it by itself."""
+        if self.size == 1 or sharded:
             return model
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices)
+
+    def meet(self, model: nn.Module, last: bool) -> None:
+        """Before a backward pass: exchange gradients after it, if it is the `last` of a step."""
+        if isinstance(model, DistributedDataParallel):
+            model.require_backward_grad_sync = last
+        elif isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(last)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over the processes; every process gets it."""
@@ -47,10 +91,17 @@ class World:
             dist.all_reduce(tensor)
         return tensor
 
+    def largest(self, *numbers: float) -> list[float]:
+        """The largest of each number over the processes; every process gets them."""
+        if self.size == 1:
+            return list(numbers)
+        tensor = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, self.control)
+        return [float(x) for x in tensor]
+
     def barrier(self) -> None:
         """Wait until every process is here."""
-        if self.size > 1:
-            dist.barrier()
+        self.largest(math.nan)
 
     def check_parent(self) -> None:
         """End this process if its launcher was killed: it would train on in secret."""
@@ -106,6 +157,11 @@ def process_count(machine: Machine) -> int:
     return max(1, torch.cuda.device_count()) if pick_device(machine) == "cuda" else 1
 
 
+def lost_peer(error: BaseException) -> bool:
+    """Whether it was raised because another process is gone, rather than by a mistake."""
+    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+
+
 def join(machine: Machine) -> World:
     """Join the processes that torchrun started, or be the only one."""
     kind = pick_device(machine)
@@ -122,14 +178,19 @@ def join(machine: Machine) -> World:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         auto = max(1, (cores or 1) // here)
         torch.set_num_threads(auto if machine.threads == "auto" else machine.threads)
-        torch.set_flush_denormal(True)
+        keep_freed_memory()
+    control = saving = None
     if size > 1:
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
+        control, saving = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
     return World(
         rank=rank,
         size=size,
         device=device,
         compute=pick_compute(machine, kind),
         compile=kind == "cuda" if machine.compile == "auto" else machine.compile,
+        parallel=machine.parallel,
         parent=os.getppid(),
+        control=control,
+        saving=saving,
     )

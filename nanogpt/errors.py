@@ -1,5 +1,13 @@
-"""The one exception that is meant to be read by the person who typed the command."""
+"""The exceptions that are meant to be read by the person who typed the command."""
 
 
 class UserError(Exception):
     """What is wrong, where, and what to do, in one message; a stage prints it and exits with 2."""
+
+
+class Stopped(Exception):
+    """A signal stopped the work after it was saved; a stage exits with 128 and its number."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

@@ -13,7 +13,7 @@ from nanogpt.distributed import World
 TOKENS_AT_ONCE = 8192  # in one forward pass
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: fsdp keeps the buffers that it gathers weights into
 def total_loss(
     model: nn.Module,
     tokens: np.ndarray,
@@ -24,21 +24,27 @@ def total_loss(
     """Sum of the losses of all tokens that have one before them, in nats, and their number.
 
     The split is cut into windows of `context` tokens that do not overlap; the last may be shorter.
-    The processes share the windows. `advance` hears of each pass how many windows it scored.
+    The processes share the windows. `advance` hears of each pass how many windows it scored; all
+    processes make the same number of passes, so that they may agree on something there.
     """
     was_training = model.training
     model.eval()
     count = len(tokens) - 1
     tail = count % context
-    starts = np.arange(0, count - tail, context)[world.rank :: world.size]
+    starts = np.arange(0, count - tail, context)
     size = max(1, TOKENS_AT_ONCE // context)
+    # (windows, their length): shares of equal length for each process, some of them empty
     passes = [(starts[i : i + size], context) for i in range(0, len(starts), size)]
-    if tail and world.rank == 0:
+    if tail:
         passes.append((np.array([count - tail]), tail))
+    passes += [(starts[:0], context)] * (-len(passes) % world.size)
     nats = torch.zeros((), dtype=torch.float64)
-    for part, length in passes:
-        ids, targets = (t.to(world.device) for t in gather(tokens, part, length))
-        nats += model(ids, targets)[1].cpu().double().sum()
+    for part, length in passes[world.rank :: world.size]:
+        # an empty share still takes part: with fsdp each pass is a meeting of all processes
+        windows = part if len(part) else np.zeros(1, dtype=int)
+        ids, targets = (t.to(world.device) for t in gather(tokens, windows, min(length, count)))
+        losses = model(ids, targets)[1].cpu().double()
+        nats += losses.sum() if len(part) else 0.0
         advance(len(part))
     model.train(was_training)
     return world.sum(nats.to(world.device) if world.size > 1 else nats).item(), count

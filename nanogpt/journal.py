@@ -1,8 +1,8 @@
 """The one record of a training's metrics: a row a step, on disk together with the saved state.
 
-    journal = Journal(state / "journal.jsonl", step=saved.step)   # step=None: nothing saved yet
+    journal = Journal(state / "journal.jsonl", rows)      # of the saved state; None: nothing saved
     journal.record(250, {"train_loss": 1.9})
-    journal.save()                            # then the state is saved, then MLflow may be told
+    rows = journal.save()                     # then the state is saved, then MLflow may be told
     write_curves(read(state / "journal.jsonl"), folder)
 
 What is drawn, plotted by DVC and sent to MLflow is read from this file, so all of them agree.
@@ -10,6 +10,7 @@ What is drawn, plotted by DVC and sent to MLflow is read from this file, so all 
 
 import csv
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -45,37 +46,39 @@ class Journal:
     too, and those of a state that never got there are dropped by the next opening.
     """
 
-    def __init__(self, path: Path, step: int | None) -> None:
-        """Open, and drop what was recorded after the saved state's `step` (None: everything).
+    def __init__(self, path: Path, rows: int | None) -> None:
+        """Open, and drop what came after the `rows` of the saved state (None: everything).
 
         Raises:
-            UserError: there is a saved state, but its journal is gone.
+            UserError: there is a saved state, but its journal is gone or cut off.
         """
-        if step is not None and not path.exists():
+        self._path = path
+        if rows is None:
+            path.write_bytes(b"")
+        saved = _lines(path)[:rows] if path.exists() else []
+        if len(saved) < (rows or 0):
             raise UserError(
-                f"{path} is missing, so the saved training beside it is not whole;"
+                f"{path} is missing or cut off, so the saved training beside it is not whole;"
                 f" remove {path.parent} to train anew from the start"
             )
-        self._path = path
-        self._saved = -1 if step is None else step
+        os.truncate(path, sum(map(len, saved)))
+        self._count = len(saved)
         self._rows: dict[int, Row] = {}
-        path.touch()
-        kept = 0
-        for line in path.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n") or json.loads(line)["step"] > self._saved:
-                break
-            kept += len(line)
-        os.truncate(path, kept)
+        self._step = json.loads(saved[-1])["step"] if saved else -1
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add metrics to the row of `step`, in memory until `save`."""
-        if step <= self._saved or step < max(self._rows, default=0):
-            raise ValueError(f"step {step} is recorded after a later one was")
-        row = self._rows.setdefault(step, Row(step, time.time_ns() // 1_000_000, {}))
-        row.metrics.update(metrics)
+        """Add metrics to the row of `step`, in memory until `save`.
 
-    def save(self) -> None:
-        """Put the rows on disk.
+        What is not a finite number is left out: JSON has no word for it.
+        """
+        if step < self._step:
+            raise ValueError(f"step {step} is recorded after a later one was")
+        self._step = step
+        row = self._rows.setdefault(step, Row(step, time.time_ns() // 1_000_000, {}))
+        row.metrics.update({k: v for k, v in metrics.items() if math.isfinite(v)})
+
+    def save(self) -> int:
+        """Put the rows on disk; returns how many there are now.
 
         Raises:
             OSError: the disk is full; the file is as before and the rows are still in memory.
@@ -84,20 +87,25 @@ class Journal:
         try:
             with self._path.open("ab") as file:
                 for row in self._rows.values():
-                    file.write(json.dumps(vars(row)).encode() + b"\n")
+                    file.write(json.dumps(vars(row), allow_nan=False).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
             os.truncate(self._path, end)
             raise
-        self._saved = max(self._rows, default=self._saved)
+        self._count += len(self._rows)
         self._rows.clear()
+        return self._count
 
 
 def read(path: Path, skip: int = 0) -> list[Row]:
     """The whole rows of a journal but the first `skip`; it may be in the middle of a `save`."""
+    return [Row(**json.loads(line)) for line in _lines(path)[skip:]]
+
+
+def _lines(path: Path) -> list[bytes]:
     lines = path.read_bytes().splitlines(keepends=True)
-    return [Row(**json.loads(line)) for line in lines[skip:] if line.endswith(b"\n")]
+    return [line for line in lines if line.endswith(b"\n")]
 
 
 def write_curves(rows: Iterable[Row], folder: Path) -> None:
@@ -109,7 +117,8 @@ def write_curves(rows: Iterable[Row], folder: Path) -> None:
             writer.writerow(("step", *columns))
             for row in rows:
                 if columns[0] in row.metrics:
-                    values = (f"{row.metrics[column]:.7g}" for column in columns)
+                    known = {key: f"{value:.7g}" for key, value in row.metrics.items()}
+                    values = (known.get(column, "") for column in columns)
                     writer.writerow((row.step, *values))
 
 
@@ -129,8 +138,9 @@ def draw(rows: Iterable[Row]) -> "Figure":
         (rate, "learning_rate", "C2-"),
         (norm, "grad_norm", "C3-"),
     ):
-        points = [(row.step, row.metrics[name]) for row in rows if name in row.metrics]
-        axes.plot(*zip(*points, strict=True), style, label=name, linewidth=1, markersize=4)
+        points = {row.step: row.metrics[name] for row in rows if name in row.metrics}
+        steps, values = list(points), list(points.values())
+        axes.plot(steps, values, style, label=name, linewidth=1, markersize=4)
         axes.set_ylabel(name.replace("_", " "))
         axes.grid(alpha=0.3)
     loss.set_ylabel("nats a token")

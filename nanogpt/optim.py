@@ -3,26 +3,26 @@
 import math
 
 import torch
-from torch import nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from nanogpt.config import Train
+from nanogpt.model import GPT
+from nanogpt.muon import Muon
 
 
-def build(model: nn.Module, train: Train) -> list[Optimizer]:
+def build(model: GPT, train: Train) -> list[Optimizer]:
     """The optimizers of a model.
 
     `adamw` alone, or `muon` (Jordan et al. 2024) for the hidden matrices with AdamW for embeddings,
     head, norms and biases. Only matrices decay. Each group keeps its peak rate as `peak`.
     """
-    parameters = [p for p in model.parameters() if p.requires_grad]
     hidden = [
         p
         for name, p in model.named_parameters()
         if train.optimizer == "muon" and "blocks." in name and p.ndim == 2
     ]
     chosen = {id(p) for p in hidden}
-    rest = [p for p in parameters if id(p) not in chosen]
+    rest = [p for p in model.parameters() if id(p) not in chosen]
     groups = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": train.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
@@ -32,17 +32,18 @@ def build(model: nn.Module, train: Train) -> list[Optimizer]:
             [group for group in groups if group["params"]],
             lr=train.learning_rate,
             betas=(train.beta1, train.beta2),
-            fused=parameters[0].device.type in ("cpu", "cuda"),
+            fused=True,
         )
     ]
     if hidden:
         optimizers.append(
             Muon(
                 hidden,
+                model.fused_rows(),
                 lr=train.muon_learning_rate,
                 momentum=train.muon_momentum,
                 weight_decay=train.weight_decay,
-                adjust_lr_fn="original",
+                compute=model.head.compute,
             )
         )
     for optimizer in optimizers:
@@ -51,8 +52,10 @@ def build(model: nn.Module, train: Train) -> list[Optimizer]:
     return optimizers
 
 
-def rate(step: int, train: Train) -> float:
+def rate(step: float, train: Train) -> float:
     """Share of the peak learning rate that `step` (from 0) takes: warm-up, then the schedule.
+
+    A time budget that runs out faster than the steps makes `step` a fraction.
 
     wsd: full until the last `decay_steps`, then linear to `min_lr_ratio` (Hu et al. 2024).
     cosine: nanoGPT's, from the end of warm-up to `decay_steps`, then `min_lr_ratio`.
@@ -77,23 +80,31 @@ def set_rate(optimizers: list[Optimizer], share: float) -> None:
             group["lr"] = group["peak"] * share
 
 
-def state_tensors(optimizers: list[Optimizer]) -> dict[str, torch.Tensor]:
-    """The optimizers' moments and counters under flat names, for a checkpoint."""
+def state_tensors(model: GPT, optimizers: list[Optimizer]) -> dict[str, torch.Tensor]:
+    """The optimizers' moments and counters, `<parameter>.<name>`, to be saved or filled in place.
+
+    An optimizer that has not stepped yet gets the state that it would start with.
+    """
+    names: dict[torch.Tensor, str] = {p: name for name, p in model.named_parameters()}
+    for optimizer in optimizers:
+        if not optimizer.state:
+            _allocate(optimizer)
     return {
-        f"optimizer.{place}.{index}.{name}": value
-        for place, optimizer in enumerate(optimizers)
-        for index, state in optimizer.state_dict()["state"].items()
+        f"{names[p]}.{name}": value
+        for optimizer in optimizers
+        for p, state in optimizer.state.items()
         for name, value in state.items()
     }
 
 
-def load_state_tensors(optimizers: list[Optimizer], tensors: dict[str, torch.Tensor]) -> None:
-    """Put back what `state_tensors` gave."""
-    for place, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in tensors.items():
-            kind, where, *rest = key.split(".")
-            if kind == "optimizer" and where == str(place):
-                state.setdefault(int(rest[0]), {})[rest[1]] = value
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
+def _allocate(optimizer: Optimizer) -> None:
+    """Have an optimizer make its state, by a step of rate zero on gradients of zero."""
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p)
+    optimizer.step()
+    optimizer.zero_grad()
+    for state in optimizer.state.values():
+        for value in state.values():
+            value.zero_()

@@ -1,11 +1,12 @@
 """Models in MLflow's registry, known by the SHA-256 of their weights: candidate, champion, why.
 
-    register(run, model, weights_sha256=..., step=..., ...)     # train
-    record_evaluation(weights_sha256, metrics, text_sha256)     # eval
-    record_artifact(weights_sha256, path)                       # sample
+    register(client, run_id, recipe, model, weights_sha256=..., ...)    # train
+    record_evaluation(client, weights_sha256, metrics, text_sha256)     # eval
+    record_text(client, weights_sha256, name, text)                     # sample
     summary(weights_sha256)
 
-None of these fails when MLflow cannot be reached: they warn, and say so in what they return.
+The first three are called by `outbox`, which keeps what MLflow does not take. Each may be called
+again with the same values, after a kill in its middle or at its end, and changes nothing more.
 """
 
 import importlib.metadata
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt.tracking import Run, connect, explain
+from nanogpt.tracking import connect, explain
 
 if TYPE_CHECKING:
     from nanogpt.tracking import MlflowClient
@@ -40,6 +41,10 @@ SAMPLING = {
 }
 
 
+class UnknownWeights(LookupError):
+    """MLflow answers, and has no run that made these weights."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of a version after its evaluation; `reason` is a sentence to print."""
@@ -51,7 +56,9 @@ class Outcome:
 
 
 def register(
-    run: Run,
+    client: "MlflowClient",
+    run_id: str,
+    recipe: str,
     model: Path,
     *,
     weights_sha256: str,
@@ -59,7 +66,7 @@ def register(
     metrics: Mapping[str, float],
     tags: Mapping[str, Any],
     sampling: Mapping[str, Any],
-) -> str | None:
+) -> str:
     """Register a model directory as the `candidate` of `nanogpt-<recipe>`.
 
     Registering the same weights of the same run again gives the version that is there.
@@ -70,66 +77,64 @@ def register(
         sampling: what `predict` does when it is not told; section `sample` of the settings.
 
     Returns:
-        The version; None, after a warning, if MLflow cannot be reached.
+        The version.
+
+    Raises:
+        Exception: MLflow does not answer.
     """
-    try:
-        with run.opened() as (client, run_id):
-            name = f"nanogpt-{run.recipe}"
-            facts = {key: str(value) for key, value in {**metrics, **tags}.items()}
-            facts["weights_sha256"] = weights_sha256
-            client.set_tag(run_id, "weights_sha256", weights_sha256)
-            version = _find(client, run_id, weights_sha256)
-            if version is None:
-                model_id = _log_model(client, run_id, name, model, step, facts, sampling)
-                if not client.search_registered_models(f"name = '{name}'"):
-                    client.create_registered_model(name)
-                version = client.create_model_version(
-                    name, f"models:/{model_id}", run_id, facts, model_id=model_id
-                )
-            client.set_registered_model_alias(name, "candidate", version.version)
-            return str(version.version)
-    except Exception as error:
-        log.warning("the model is not registered: %s", explain(error))
-        return None
+    name = f"nanogpt-{recipe}"
+    facts = {key: str(value) for key, value in {**metrics, **tags}.items()}
+    facts["weights_sha256"] = weights_sha256
+    client.set_tag(run_id, "weights_sha256", weights_sha256)
+    version = _find(client, run_id, weights_sha256)
+    if version is None:
+        model_id = _log_model(client, run_id, name, model, step, facts, sampling)
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        version = client.create_model_version(
+            name, f"models:/{model_id}", run_id, facts, model_id=model_id
+        )
+    client.set_registered_model_alias(name, "candidate", version.version)
+    return str(version.version)
 
 
 def record_evaluation(
-    weights_sha256: str, metrics: Mapping[str, float], text_sha256: str
+    client: "MlflowClient", weights_sha256: str, metrics: Mapping[str, float], text_sha256: str
 ) -> Outcome:
     """Record the scores of these weights; they become `champion` if they beat the one there is.
 
     Args:
         metrics: with `eval_bits_per_byte`, by which champions are chosen.
         text_sha256: of the text that was scored; only scores of the same text are compared.
+
+    Raises:
+        UnknownWeights: no run made them.
+        Exception: MLflow does not answer.
     """
-    try:
-        client = connect()
-        run_id = _run(client, weights_sha256).info.run_id
-        version = _find(client, run_id, weights_sha256)
-        model_id = version and version.source.removeprefix("models:/")  # as `register` made it
-        for key, value in metrics.items():
+    run = _run(client, weights_sha256)
+    run_id = run.info.run_id
+    version = _find(client, run_id, weights_sha256)
+    model_id = version and version.source.removeprefix("models:/")  # as `register` made it
+    for key, value in metrics.items():
+        if run.data.metrics.get(key) != value:
             client.log_metric(run_id, key, value, model_id=model_id)
-        if version is None:
-            return Outcome("the weights are not registered, so there is nothing to promote")
-        for key, score in {**metrics, TEXT: text_sha256}.items():
-            client.set_model_version_tag(version.name, version.version, key, str(score))
-        outcome = _gate(client, version, metrics[SCORE], text_sha256)
-        client.set_tag(run_id, "decision", outcome.reason)
-        return outcome
-    except Exception as error:
-        log.warning("the scores are not in MLflow: %s", explain(error))
-        return Outcome("not decided, MLflow did not take the scores; run `eval` again when it does")
+    if version is None:
+        return Outcome("the weights are not registered, so there is nothing to promote")
+    for key, score in {**metrics, TEXT: text_sha256}.items():
+        client.set_model_version_tag(version.name, version.version, key, str(score))
+    outcome = _gate(client, version, metrics[SCORE], text_sha256)
+    client.set_tag(run_id, "decision", outcome.reason)
+    return outcome
 
 
-def record_artifact(weights_sha256: str, path: Path) -> bool:
-    """Keep a file with the run that made these weights; says whether MLflow has it now."""
-    try:
-        client = connect()
-        client.log_artifact(_run(client, weights_sha256).info.run_id, str(path))
-        return True
-    except Exception as error:
-        log.warning("%s is not in MLflow: %s", path.name, explain(error))
-        return False
+def record_text(client: "MlflowClient", weights_sha256: str, name: str, text: str) -> None:
+    """Keep a text with the run that made these weights, as the artifact `name`.
+
+    Raises:
+        UnknownWeights: no run made them.
+        Exception: MLflow does not answer.
+    """
+    client.log_text(_run(client, weights_sha256).info.run_id, text, name)
 
 
 def summary(weights_sha256: str) -> dict[str, Any]:
@@ -255,7 +260,7 @@ def _run(client: "MlflowClient", weights_sha256: str) -> Any:
     weights = f"tags.weights_sha256 = '{weights_sha256}'"
     runs = client.search_runs(experiments, weights, order_by=["start_time DESC"], max_results=1)
     if not runs:
-        raise LookupError(f"no run made the weights {weights_sha256[:12]}")
+        raise UnknownWeights(f"no run made the weights {weights_sha256[:12]}")
     return runs[0]
 
 

@@ -5,6 +5,8 @@ These are MLflow's own defaults, so a bare `mlflow ui` in the root shows everyth
 
 import fcntl
 import os
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +29,26 @@ def root() -> Path:
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or the database at the root of the repository."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{(root() / 'mlflow.db').as_posix()}"
+
+
+def server() -> str | None:
+    """The tracking server's address, without anyone's password; None for a database or folder."""
+    uri = tracking_uri()
+    return re.sub("//[^/@]*@", "//", uri) if uri.startswith("http") else None
+
+
+def outbox() -> Path:
+    """Where records wait that MLflow has not taken yet: beside the recipes' artifacts."""
+    return root() / "data" / ".outbox"
+
+
+def remove(entry: Path) -> None:
+    """Remove an entry of the outbox, if it is there; a kill never leaves half of one."""
+    going = entry.with_name(entry.name + ".partial")
+    shutil.rmtree(going, ignore_errors=True)
+    if entry.exists():
+        entry.rename(going)
+        shutil.rmtree(going)
 
 
 def artifact_location(uri: str, recipe: str) -> str | None:

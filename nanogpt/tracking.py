@@ -1,25 +1,25 @@
 """A training's run in MLflow; with `registry`, the only importer of mlflow.
 
     run = start(state, "shakespeare", fingerprint, params, tags, dataset)    # rank 0 alone
-    run.sync(step)                       # after each save: the metrics up to it may be told now
-    registry.register(run, model, ...)
-    run.finish("FINISHED")
+    run.sync(rows)                       # after each save: these rows of the journal may be told
+    outbox.end(run, "FINISHED", ...)     # the rest, the status, the model
 
 Tracking never stops or slows what it tracks. A server that does not answer costs one warning;
-metrics wait in the training's journal and go out at a later `sync`.
+metrics wait in the training's journal and go out at a later `sync`, or from the outbox.
 """
 
 import json
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt import journal, lineage, store
+from nanogpt.files import write_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient as MlflowClient
@@ -33,8 +33,10 @@ ENVIRONMENT = {  # read when mlflow is imported, so `connect` comes first; the u
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # the next save tries again anyway
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds of silence
+    # what fails stays on disk and is sent again, so nothing need wait and try here
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
 }
 
 
@@ -60,139 +62,142 @@ def start(
         dataset: `name`, `digest` and `source`; all other keys go into its profile.
     """
     path = folder / "run.json"
-    about = json.loads(path.read_text()) if path.exists() else {"training": uuid.uuid4().hex}
+    known = json.loads(path.read_text()) if path.exists() else {"training": uuid.uuid4().hex}
+    own = {"fingerprint": fingerprint, "training": known["training"]} | lineage.describe()
+    about = {"started": time.time_ns() // 1_000_000} | known
     about |= {
         "recipe": recipe,
         "name": f"{recipe}-{fingerprint[:8]}",
         "params": dict(_flatten(params)),
-        "tags": {"fingerprint": fingerprint} | {key: str(value) for key, value in tags.items()},
+        "tags": {key: str(value) for key, value in tags.items()} | own,
         "dataset": dict(dataset),
-        "ended": None,
     }
     _write(path, about)
     return Run(folder)
 
 
-class Run:
-    """One training in MLflow, made by `start`; everything about it is in its folder."""
+class Training:
+    """One training as MLflow knows it; all about it is in `run.json` and `journal.jsonl`."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._about: dict[str, Any] = json.loads((folder / "run.json").read_text())
-        self._journal = folder / "journal.jsonl"
-        self._durable = max((row.step for row in journal.read(self._journal)), default=-1)
-        self._sent_rows = 0  # of the journal, as far as this process knows
-        self._status: str | None = None
-        self._mlflow: MlflowClient | None = None
-        self._monitor: Any = None
-        self._lock = threading.Lock()
+        self.folder = folder
+        self.about: dict[str, Any] = json.loads((folder / "run.json").read_text())
+
+    def open(self, client: "MlflowClient") -> str:
+        """The run's id: it is found by its training's tag, or created."""
+        about = self.about
+        experiment_id = _experiment(client, about["recipe"])
+        found = client.search_runs([experiment_id], f"tags.training = '{about['training']}'")
+        new = experiment_id, about["started"], about["tags"], about["name"]
+        run = found[0] if found else client.create_run(*new)
+        run_id = str(run.info.run_id)
+        if about.get("run_id") != run_id:
+            self.keep(run_id=run_id, sent_rows=0)
+        _log_facts(client, run, about["params"], about["tags"], about["dataset"])
+        return run_id
+
+    def send(self, client: "MlflowClient", run_id: str, rows: int) -> None:
+        """Send those of the journal's first `rows` rows that have not been sent."""
+        from mlflow.entities import Metric
+
+        sent = self.about["sent_rows"]
+        for batch in _batches(
+            journal.read(self.folder / "journal.jsonl", sent)[: max(0, rows - sent)]
+        ):
+            metrics = [
+                Metric(key, value, row.time, row.step)
+                for row in batch
+                for key, value in row.metrics.items()
+            ]
+            client.log_batch(run_id, metrics)
+            self.keep(sent_rows=self.about["sent_rows"] + len(batch))
+
+    def end(self, client: "MlflowClient", run_id: str) -> None:
+        """Send what `about` says of its end, with the curves of a training that is finished."""
+        self.send(client, run_id, self.about["durable"])
+        if self.about["status"] == "FINISHED":
+            figure = journal.draw(journal.read(self.folder / "journal.jsonl"))
+            client.log_figure(run_id, figure, "plots/curves.png")
+        client.set_terminated(run_id, self.about["status"], self.about["ended"])
+
+    def keep(self, **values: Any) -> None:
+        """Add to `about`, on disk as well."""
+        self.about |= values
+        _write(self.folder / "run.json", self.about)
+
+
+class Run:
+    """The run of a training that is under way, made by `start`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._training = Training(folder)
+        self.durable = len(journal.read(folder / "journal.jsonl"))  # rows
+        self.name = str(self._training.about["name"])
+        self.training = str(self._training.about["training"])  # its id
+        self._down = False  # MLflow did not answer when last asked
+        self._stopping = False
         self._wake = threading.Event()
+        # what waits there of this training is in its journal too, and goes out from here
+        store.remove(store.outbox() / f"training-{self.training}")
         # daemon: a server that hangs must not keep a finished training from ending
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
-    @property
-    def recipe(self) -> str:
-        """Names the experiment and the registered model."""
-        return str(self._about["recipe"])
-
-    def sync(self, step: int) -> None:
-        """Send, in the background, the journal up to `step`, which a save on disk covers."""
-        self._durable = step
+    def sync(self, rows: int) -> None:
+        """Send, in the background, the journal's first `rows`, which a save on disk covers."""
+        self.durable = rows
         self._wake.set()
 
-    def finish(self, status: str, timeout: float = 60) -> bool:
-        """Send the rest and end the run as FINISHED, FAILED or KILLED; waits `timeout` seconds.
+    def stop(self, timeout: float) -> bool:
+        """Send no more, and wait for what is being sent: `timeout` seconds, or 2 if MLflow is down.
 
         Returns:
-            Whether MLflow has everything. If not, keep the folder: nothing else has it.
+            Whether MLflow answers, as far as is known.
         """
-        self._status = status
+        self._stopping = True
         self._wake.set()
-        self._thread.join(timeout)
-        return bool(self._about["ended"] == status)
-
-    @contextmanager
-    def opened(self) -> Iterator[tuple["MlflowClient", str]]:
-        """The client and the run's id, with the background thread kept out.
-
-        Raises:
-            Exception: MLflow does not answer.
-        """
-        with self._lock:
-            yield self._open(), self._about["run_id"]
+        self._thread.join(2 if self._down else timeout)
+        return not self._down and not self._thread.is_alive()
 
     def _work(self) -> None:
-        warned = False
-        while True:
-            last = self._status is not None
+        connection: _Connection | None = None
+        while not self._stopping:
             try:
-                with self._lock:
-                    self._deliver()
-                warned = False
+                connection = connection or _Connection(self._training)
+                self._training.send(connection.client, connection.run_id, self.durable)
+                self._down = False
             except Exception as error:
-                if not warned:
-                    log.warning("metrics wait in %s: %s", self._folder, explain(error))
-                warned = True
-            if last:
-                return
+                if not self._down:
+                    log.warning("metrics wait in %s: %s", self.folder, explain(error))
+                self._down = True
+                if connection:  # its system metrics end with the first request that fails
+                    connection.close()
+                    connection = None
             self._wake.wait()
             self._wake.clear()
+        if connection:
+            connection.close()
 
-    def _deliver(self) -> None:
-        status, durable = self._status, self._durable
-        client = self._open()
-        from mlflow.entities import Metric
 
-        run_id = self._about["run_id"]
-        rows = journal.read(self._journal, self._sent_rows)
-        for batch in _batches(row for row in rows if row.step <= durable):
-            metrics = [
-                Metric(key, value, row.time, row.step)
-                for row in batch
-                if row.step > self._about["sent"]
-                for key, value in row.metrics.items()
-            ]
-            client.log_batch(run_id, metrics)
-            self._sent_rows += len(batch)
-            self._keep(sent=max(self._about["sent"], batch[-1].step))
-        if status is not None:
-            if self._monitor:
-                self._monitor.finish()
-            if status == "FINISHED":
-                figure = journal.draw(journal.read(self._journal))
-                client.log_figure(run_id, figure, "plots/curves.png")
-            client.set_terminated(run_id, status)
-            self._keep(ended=status)
+class _Connection:
+    """A client, the run that it writes to, and the machine's load on the way there."""
 
-    def _open(self) -> "MlflowClient":
-        """The client, once the run is there: found by its training's tag, or created."""
-        if self._mlflow:
-            return self._mlflow
-        about = self._about
-        client = connect()
+    def __init__(self, training: Training) -> None:
+        self.client = connect()
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        experiment_id = _experiment(client, about["recipe"])
-        tags = about["tags"] | lineage.describe() | {"training": about["training"]}
-        _end_dead_runs(client, tags)
-        found = client.search_runs([experiment_id], f"tags.training = '{about['training']}'")
-        run = found[0] if found else client.create_run(experiment_id, None, tags, about["name"])
-        run_id = run.info.run_id
-        if about.get("run_id") != run_id:
-            self._keep(run_id=run_id, sent=-1)
-        client.update_run(run_id, "RUNNING")
-        _log_facts(client, run, about["params"], tags, about["dataset"])
-        self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-            run_id, SYSTEM_METRICS_SECONDS, resume_logging=True
-        )
+        # what it has to say is in our own warning
+        logging.getLogger(SystemMetricsMonitor.__module__).setLevel(logging.CRITICAL)
+        _end_dead_runs(self.client, training.about["tags"])
+        self.run_id = training.open(self.client)
+        self.client.update_run(self.run_id, "RUNNING")
+        monitor: Any = SystemMetricsMonitor
+        self._monitor = monitor(self.run_id, SYSTEM_METRICS_SECONDS, resume_logging=True)
         self._monitor.start()
-        self._mlflow = client
-        return client
 
-    def _keep(self, **values: Any) -> None:
-        self._about |= values
-        _write(self._folder / "run.json", self._about)
+    def close(self) -> None:
+        self._monitor.finish()
 
 
 def connect() -> "MlflowClient":
@@ -208,7 +213,9 @@ def connect() -> "MlflowClient":
     from mlflow import MlflowClient
 
     with store.prepared(uri):
-        return MlflowClient()
+        client = MlflowClient()
+    client.search_experiments(max_results=1)  # a client alone asks nothing
+    return client
 
 
 def _experiment(client: "MlflowClient", recipe: str) -> str:
@@ -282,12 +289,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
-    temporary = path.with_suffix(".partial")
-    with temporary.open("w") as file:
-        json.dump(values, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_text(path, json.dumps(values, indent=1))
 
 
 def explain(error: Exception) -> str:

@@ -15,14 +15,17 @@ from torch.optim import Optimizer
 
 from nanogpt import optim
 from nanogpt.batches import gather, window_starts
-from nanogpt.config import Settings
+from nanogpt.config import Settings, Train
+from nanogpt.devices import peak_flops
 from nanogpt.distributed import World
-from nanogpt.errors import UserError
+from nanogpt.errors import Stopped
 from nanogpt.evaluation import total_loss
+from nanogpt.guard import Guard, diverged
 from nanogpt.model import GPT
 from nanogpt.progress import bar
 
 MICRO_BATCH_TOKENS = 16384  # of one forward pass, where machine.micro_batch is auto
+FLOAT16_SCALE = 65536.0
 
 
 @dataclass
@@ -30,16 +33,23 @@ class Progress:
     """Where a training stands: with the weights and the optimizers, all that a resume needs."""
 
     step: int = 0
+    seconds: float = 0.0  # spent on training and validation
     loss_sum: float = 0.0  # over the steps since the last point of the curve
-    loss_steps: int = 0
+    loss_steps: float = 0.0
+    scored_step: int = -1
+    saved_step: int = -1
     best_step: int = -1
     best_loss: float = math.inf
-    loss_scale: float = 65536.0  # float16 alone scales its loss
-    loss_scale_age: int = 0
+    stale: int = 0  # validations since the best
+    loss_scale: float = 0.0  # 0: as the training starts
+    scale_age: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
 
 
 Record = Callable[[int, dict[str, float]], None]
 Save = Callable[[Progress], None]
+Stop = Callable[[], int]
 
 
 def fit(
@@ -52,6 +62,7 @@ def fit(
     progress: Progress,
     record: Record,
     save: Save,
+    stop: Stop = lambda: 0,
 ) -> None:
     """Train `model` in place from `progress.step` to the last step.
 
@@ -59,86 +70,118 @@ def fit(
     called; `progress.best_step == progress.step` says that this is the best so far. The global
     batch, hence the loss up to rounding, does not depend on processes, micro-batch or restarts.
 
+    Args:
+        stop: asked before each step; a number that is not 0 is a signal to save and stop.
+
     Raises:
-        UserError: the loss is no longer a number.
+        Stopped: `stop` said so; the state is saved.
+        UserError: the loss is no longer a number, or too many gradients in a row were not.
     """
     train, context = settings.train, settings.model.context
+    sharded = world.shards(model)
     core = torch.compile(model) if world.compile else model
-    wrapped = world.wrap(core)  # type: ignore[arg-type]
-    scaler = torch.amp.GradScaler(
-        world.device.type,
-        init_scale=progress.loss_scale,
-        enabled=world.compute == torch.float16,
+    wrapped = world.wrap(core, sharded)  # type: ignore[arg-type]
+    parameters = list(model.parameters())
+    scale = FLOAT16_SCALE if world.compute == torch.float16 else 1.0
+    guard = Guard(
+        progress.loss_scale or scale,
+        progress.scale_age,
+        progress.skipped,
+        progress.skipped_in_a_row,
+        train.max_skips,
+        world.device,
     )
-    if scaler.is_enabled():
-        scaler.load_state_dict(
-            scaler.state_dict()
-            | {"scale": progress.loss_scale, "_growth_tracker": progress.loss_scale_age}
-        )
-    loss_sum = _carried(progress, world)
+    peak = peak_flops(world.device)
+    sums = _carried(progress, world)
     model.train()
     progress_bar = bar(train.steps, "train", "step", initial=progress.step, disable=world.rank > 0)
-    resumed = progress.best_step >= 0  # the save that it goes on from has been scored
+    started = time.perf_counter() - progress.seconds
     clock, timed_steps = time.perf_counter(), 0
 
+    def keep() -> None:
+        progress.loss_sum, progress.loss_steps = world.sum(sums.clone()).tolist()
+        progress.seconds = time.perf_counter() - started
+        vars(progress).update(guard.state())
+        save(progress)
+
+    def stop_if_told() -> float:
+        """Seconds so far, the same for all processes, unless one of them is told to stop."""
+        signal, seconds = world.largest(stop(), time.perf_counter() - started)
+        if signal:
+            keep()
+            raise Stopped(f"stopped at step {progress.step:,}, which is saved", int(signal))
+        return seconds
+
     while True:
-        at_end = progress.step == train.steps
-        if (progress.step % train.eval_interval == 0 or at_end) and not resumed:
+        seconds = stop_if_told()
+        place = _place(progress.step, seconds, train)
+        at_end = place >= train.steps or progress.stale >= (train.patience or math.inf)
+        due = progress.step % train.eval_interval == 0 or at_end
+        if due and progress.scored_step < progress.step:
             paused = time.perf_counter()
-            nats, count = total_loss(core, val_tokens, context, world)  # type: ignore[arg-type]
+            nats, count = total_loss(
+                core,  # type: ignore[arg-type]
+                val_tokens,
+                context,
+                world,
+                lambda _: stop_if_told(),
+            )
             val_loss = nats / count
             if not math.isfinite(val_loss):
-                raise _diverged(progress.step, "validation loss", val_loss)
+                raise diverged(f"the validation loss is {val_loss} at step {progress.step}")
+            progress.scored_step = progress.step
+            progress.stale += 1
             if val_loss < progress.best_loss:
                 progress.best_step, progress.best_loss = progress.step, val_loss
+                progress.stale = 0
             record(progress.step, {"val_loss": val_loss})
             progress_bar.set_postfix_str(f"val loss {val_loss:.4f}", refresh=False)
-            progress.loss_sum = world.sum(loss_sum).item()
-            loss_sum = _carried(progress, world)
-            if scaler.is_enabled():
-                scales = scaler.state_dict()
-                progress.loss_scale = scales["scale"]
-                progress.loss_scale_age = scales["_growth_tracker"]
-            save(progress)
+            keep()
             clock += time.perf_counter() - paused
-        resumed = False
+            continue  # the time and the patience that are left have changed
         if at_end:
             break
 
         world.check_parent()
-        optim.set_rate(optimizers, optim.rate(progress.step, train))
-        loss = _accumulate(wrapped, train_tokens, settings, world, progress.step, scaler)
-        for optimizer in optimizers:
-            scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), train.grad_clip or math.inf)
-        for optimizer in optimizers:
-            scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
-        scaler.update()
-        loss_sum = loss_sum + loss
-        progress.loss_steps += 1
+        share = optim.rate(place, train)
+        optim.set_rate(optimizers, share)
+        loss = _accumulate(wrapped, train_tokens, settings, world, progress.step, guard.scale)
+        norm = guard.norm(parameters, train.grad_clip)
+        bad = guard.step(optimizers, norm)
+        good = torch.stack((loss, loss.new_tensor(1 / world.size)))
+        sums = sums + torch.where(bad > 0, torch.zeros_like(good), good)
         progress.step += 1
         timed_steps += 1
         progress_bar.update()
 
         if progress.step % train.log_interval == 0 or progress.step == train.steps:
-            mean = world.sum(loss_sum).item() / progress.loss_steps
-            if not math.isfinite(mean):
-                raise _diverged(progress.step, "training loss", mean)
-            seconds = (time.perf_counter() - clock) / timed_steps
-            record(
-                progress.step,
-                {
-                    "train_loss": mean,
-                    "learning_rate": train.learning_rate * optim.rate(progress.step - 1, train),
-                    "grad_norm": norm.item(),
-                    "tokens_per_second": train.batch_size * context / seconds,
-                    "step_ms": 1000 * seconds,
-                },
-            )
-            loss_sum, progress.loss_steps = torch.zeros_like(loss_sum), 0
+            skipped = guard.check(progress.step)
+            loss_sum, loss_steps = world.sum(sums).tolist()
+            step_seconds = (time.perf_counter() - clock) / timed_steps
+            speed = train.batch_size * context / step_seconds
+            metrics = {
+                "learning_rate": train.learning_rate * share,
+                "skipped_steps": float(skipped),
+                "tokens_per_second": speed,
+                "step_ms": 1000 * step_seconds,
+            }
+            if peak:
+                metrics["mfu"] = model.flops_per_token() * speed / (peak * world.size)
+            if loss_steps:
+                if not math.isfinite(loss_sum):
+                    raise diverged(f"the training loss is {loss_sum} at step {progress.step}")
+                metrics |= {"train_loss": loss_sum / loss_steps, "grad_norm": norm.item()}
+            record(progress.step, metrics)
+            sums = torch.zeros_like(sums)
             clock, timed_steps = time.perf_counter(), 0
     progress_bar.close()
+
+
+def _place(step: int, seconds: float, train: Train) -> float:
+    """How far the schedule is, in steps: further than `step` if the time budget ends before."""
+    if train.max_minutes is None:
+        return step
+    return max(step, train.steps * seconds / (60 * train.max_minutes))
 
 
 def _accumulate(
@@ -147,7 +190,7 @@ def _accumulate(
     settings: Settings,
     world: World,
     step: int,
-    scaler: torch.amp.GradScaler,
+    scale: Tensor,
 ) -> Tensor:
     """Add up the gradient of the global batch's mean loss; returns this process's part of it."""
     train, machine, context = settings.train, settings.machine, settings.model.context
@@ -158,32 +201,29 @@ def _accumulate(
         if machine.micro_batch == "auto"
         else machine.micro_batch
     )
-    parts = np.array_split(share, max(1, math.ceil(len(share) / micro)))
+    # as many passes as the largest share needs: with fsdp each pass is a meeting of all processes
+    parts = np.array_split(share, math.ceil(math.ceil(train.batch_size / world.size) / micro))
     total = torch.zeros((), device=world.device)
     for index, part in enumerate(parts):
         if settings.model.dropout:
             # the masks too are a function of the step alone: a restart draws the same ones
             seed = np.random.SeedSequence([settings.seed, step, world.rank, index])
             torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
-        if world.size > 1:
-            model.require_backward_grad_sync = index == len(parts) - 1  # type: ignore[assignment]
+        world.meet(model, last=index == len(parts) - 1)
         ids, targets = (
-            t.to(world.device, non_blocking=True) for t in gather(tokens, part, context)
+            t.to(world.device, non_blocking=True)
+            for t in gather(tokens, part if len(part) else starts[:1], context)
         )
         loss = model(ids, targets)[1].sum() / (train.batch_size * context)
-        # DDP averages gradients over the processes; the loss is a share of a sum
-        scaler.scale(loss * world.size).backward()
+        if not len(part):
+            loss = loss * 0.0
+        # gradients are averaged over the processes; the loss is a share of a sum
+        (loss * (world.size * scale)).backward()
         total += loss.detach()
     return total
 
 
 def _carried(progress: Progress, world: World) -> Tensor:
-    """The loss summed so far, on one process: the others' parts are in it, as after a resume."""
-    return torch.tensor(progress.loss_sum if world.rank == 0 else 0.0, device=world.device)
-
-
-def _diverged(step: int, what: str, value: float) -> UserError:
-    return UserError(
-        f"the {what} is {value} at step {step}: the training diverged. Try a lower"
-        " train.learning_rate, more train.warmup_steps or a smaller train.grad_clip"
-    )
+    """Loss and steps since the last point, on one process: the others' parts are in it."""
+    values = [progress.loss_sum, progress.loss_steps] if world.rank == 0 else [0.0, 0.0]
+    return torch.tensor(values, device=world.device)

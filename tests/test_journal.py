@@ -1,5 +1,7 @@
 """The journal: every logged step once, whatever is killed."""
 
+import json
+import math
 import os
 import resource
 from pathlib import Path
@@ -62,6 +64,14 @@ def test_a_saved_training_without_its_journal_is_refused(tmp_path: Path) -> None
         Journal(tmp_path / "journal.jsonl", 4)
 
 
+def test_a_journal_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    train(tmp_path, Journal(path, None), 1, 4)
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(UserError, match="cut off"):
+        Journal(path, 4)
+
+
 def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     journal = Journal(path, None)
@@ -83,20 +93,25 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
 def test_steps_go_forward(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl", None)
     train(tmp_path, journal, 1, 4)
-    with pytest.raises(ValueError, match="step 4"):
-        journal.record(4, metrics(4))
+    journal.record(4, {"val_loss": 1.0})  # stopped, saved, and scored when it went on
+    assert journal.save() == 5
+    with pytest.raises(ValueError, match="step 3"):
+        journal.record(3, metrics(3))
 
 
-def test_what_is_not_a_number_survives(tmp_path: Path) -> None:
+def test_what_is_not_a_number_is_left_out(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl", None)
-    journal.record(1, {"train_loss": float("inf"), "grad_norm": float("nan")})
+    values = {"train_loss": 2.0, "learning_rate": 0.1, "grad_norm": math.nan, "speed": math.inf}
+    journal.record(1, values | {"skipped_steps": 1})
     journal.save()
-    assert (
-        str(read(tmp_path / "journal.jsonl")[0].metrics) == "{'train_loss': inf, 'grad_norm': nan}"
-    )
+    (line,) = (tmp_path / "journal.jsonl").read_text().splitlines()
+    strict = json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert strict["metrics"] == {"train_loss": 2.0, "learning_rate": 0.1, "skipped_steps": 1}
+    assert curves(tmp_path)[0] == b"step,train_loss,learning_rate,grad_norm\n1,2,0.1,\n"
 
 
 def test_the_curves_are_drawn(tmp_path: Path) -> None:
-    rows = [Row(step, 0, metrics(step) | {"val_loss": 3.0}) for step in range(1, 50)]
+    rows = [Row(step, 0, metrics(step)) for step in range(1, 50)]  # not validated yet
+    rows.append(Row(50, 0, {"skipped_steps": 1}))
     draw(rows).savefig(tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000

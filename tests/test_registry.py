@@ -8,35 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from mlflow import MlflowClient
 
-from nanogpt import registry, tokenizer, tracking
-from nanogpt.model import GPT, GPTConfig
-from nanogpt.weights import save_model, weights_sha256
-from tests.trainings import PACKAGE, SAMPLING, begin, client, runs
-
-
-def make_model(folder: Path, seed: int = 1) -> Path:
-    """A model directory of random weights and 60 characters."""
-    folder.mkdir()
-    text = tokenizer.char_json((chr(code) for code in (10, *range(32, 123))), eot=False)
-    tokenizer.write(folder, text)
-    config = GPTConfig(
-        architecture="qwen3",
-        vocab_size=tokenizer.load(folder).vocab_size,
-        context=16,
-        n_layer=1,
-        n_head=2,
-        n_kv_head=2,
-        n_embd=16,
-        n_inner=32,
-        head_dim=8,
-        tied=False,
-    )
-    torch.manual_seed(seed)
-    save_model(folder, config, dict(GPT(config, torch.float32).named_parameters()), None)
-    return folder
+from nanogpt import outbox, registry, tracking
+from nanogpt.weights import weights_sha256
+from tests.trainings import PACKAGE, begin, client, make_model, registration, runs, waiting
 
 
 @pytest.fixture
@@ -44,32 +20,23 @@ def model(tmp_path: Path) -> Path:
     return make_model(tmp_path / "model")
 
 
-def register(run: tracking.Run, model: Path, val_loss: float) -> str | None:
-    return registry.register(
-        run,
-        model,
-        weights_sha256=weights_sha256(model),
-        step=8,
-        metrics={"val_loss": val_loss},
-        tags={"tokens_sha256": "d" * 64},
-        sampling=SAMPLING,
-    )
-
-
 def publish(folder: Path, model: Path, val_loss: float) -> str | None:
+    """Train and register; returns the version."""
     run = begin(folder, 8)
     run.sync(8)
-    version = register(run, model, val_loss)
-    assert run.finish("FINISHED")
-    return version
+    outbox.end(run, "FINISHED", model, registration(model, val_loss))
+    version = registry.summary(weights_sha256(model)).get("version")
+    return None if version is None else str(version)
+
+
+def evaluate(model: Path, bits: float, text: str) -> registry.Outcome:
+    scores = {"eval_loss": bits * 0.7, "eval_bits_per_byte": bits}
+    return registry.record_evaluation(tracking.connect(), weights_sha256(model), scores, text)
 
 
 def test_a_model_is_registered_once(root: Path, model: Path) -> None:
-    run = begin(root / "state", 8)
-    run.sync(8)
-    assert register(run, model, 2.0) == "1"
-    assert register(run, model, 2.0) == "1"  # a publish that was interrupted
-    run.finish("FINISHED")
+    assert publish(root / "state", model, 2.0) == "1"
+    assert publish(root / "state", model, 2.0) == "1"  # killed before its state was removed
     version = client().get_model_version_by_alias("nanogpt-plays", "candidate")
     assert version.version == 1
     assert version.tags["val_loss"] == "2.0"
@@ -86,13 +53,12 @@ def test_an_upload_that_failed_is_done_again(
     def fail(*_: object) -> None:
         raise OSError("No space left on device")
 
-    run = begin(root / "state", 8)
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_model_artifacts", fail)
-        assert register(run, model, 2.0) is None
-    assert "the model is not registered: OSError: No space left on device" in caplog.text
-    assert register(run, model, 2.0) == "1"
-    run.finish("FINISHED")
+        assert publish(root / "state", model, 2.0) is None
+    assert "training plays-01234567: OSError: No space left on device" in caplog.text
+    (result,) = outbox.deliver(60)
+    assert result.says == "FINISHED, registered as version 1"
     assert len(list((root / "mlruns").rglob("model.safetensors"))) == 1
     assert len(client().search_logged_models([runs()[0].info.experiment_id])) == 1
 
@@ -111,8 +77,7 @@ def test_the_better_of_two_on_the_same_text_is_champion(root: Path, tmp_path: Pa
         folder = tmp_path / f"model-{seed}"
         if not folder.exists():
             publish(root / f"state-{seed}", make_model(folder, seed), 2.0)
-        scores = {"eval_loss": bits * 0.7, "eval_bits_per_byte": bits}
-        return registry.record_evaluation(weights_sha256(folder), scores, text)
+        return evaluate(folder, bits, text)
 
     def champion() -> int:
         return int(client().get_registered_model("nanogpt-plays").aliases["champion"])
@@ -144,10 +109,10 @@ def test_the_better_of_two_on_the_same_text_is_champion(root: Path, tmp_path: Pa
     assert ("eval_bits_per_byte", 2.4) in [(m.key, m.value) for m in model_metrics]
 
 
-def test_weights_that_nobody_registered(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    outcome = registry.record_evaluation("0" * 64, {"eval_bits_per_byte": 2.0}, "text")
-    assert not outcome.promoted
-    assert "no run made the weights 000000000000" in caplog.text
+def test_weights_that_no_run_made(root: Path) -> None:
+    decision = outbox.evaluated("0" * 64, {"eval_bits_per_byte": 2.0}, "text")
+    assert decision == "given up: no run made the weights 000000000000"
+    assert waiting() == []
 
 
 SERVE = """
@@ -168,7 +133,7 @@ def test_a_champion_is_served_without_the_repository(
     root: Path, model: Path, tmp_path: Path
 ) -> None:
     publish(root / "state", model, 2.0)
-    registry.record_evaluation(weights_sha256(model), {"eval_bits_per_byte": 2.0}, "text")
+    evaluate(model, 2.0, "text")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow.db"}
@@ -209,7 +174,7 @@ def test_history_keeps_its_newest(root: Path, model: Path, monkeypatch: pytest.M
     publish(root / "state", model, 2.0)
     old = [{"version": "9", "replaced": "", "at": "", "reason": ""}] * registry.HISTORY_LENGTH
     client().set_registered_model_tag("nanogpt-plays", registry.HISTORY, json.dumps(old))
-    registry.record_evaluation(weights_sha256(model), {"eval_bits_per_byte": 2.0}, "text")
+    evaluate(model, 2.0, "text")
     tags = client().get_registered_model("nanogpt-plays").tags
     history = json.loads(tags[registry.HISTORY])
     assert len(history) == registry.HISTORY_LENGTH

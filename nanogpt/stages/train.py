@@ -11,24 +11,27 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 import torch
 
-from nanogpt import checkpoint, optim, registry, stages, tracking
+from nanogpt import checkpoint, optim, outbox, stages, tracking
 from nanogpt.batches import window_count
 from nanogpt.card import write_card
 from nanogpt.config import Settings
-from nanogpt.distributed import World, join, process_count
-from nanogpt.errors import UserError
+from nanogpt.distributed import World, join, lost_peer, process_count
+from nanogpt.errors import Stopped, UserError
 from nanogpt.files import whole_folder, write_text
 from nanogpt.journal import Journal, read, write_curves
+from nanogpt.launch import LOST_PEER, launch
 from nanogpt.model import GPT, GPTConfig
 from nanogpt.tokens import Tokens, open_tokens
-from nanogpt.trainer import Progress, Record, Save, fit
+from nanogpt.trainer import Progress, Record, Save, Stop, fit
 from nanogpt.weights import save_model, weights_sha256
 
 
@@ -36,13 +39,15 @@ def main(args: argparse.Namespace, settings: Settings) -> None:
     tokens = open_tokens(args.tokens)
     check(settings, tokens)
     processes = process_count(settings.machine)
-    if processes > 1 and "RANK" not in os.environ:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [sys.executable, *torchrun, "-m", "nanogpt.stages.train", *sys.argv[1:]]
-        os.execv(sys.executable, command)
+    if (processes > 1 or settings.machine.nodes != 1) and "RANK" not in os.environ:
+        sys.exit(launch(settings.machine, processes, "nanogpt.stages.train", sys.argv[1:]))
     world = join(settings.machine)
     try:
         train(args, settings, tokens, world)
+    except Exception as error:
+        if not lost_peer(error):
+            raise
+        os._exit(LOST_PEER)  # no clean-up, which may wait for the process that is gone
     finally:
         world.close()
 
@@ -62,13 +67,14 @@ def check(settings: Settings, tokens: Tokens) -> None:
 
 
 def train(args: argparse.Namespace, settings: Settings, tokens: Tokens, world: World) -> None:
+    told = _listen(alone=world.size == 1)
     shape = GPTConfig(
         vocab_size=tokens.manifest["vocab_size"],
         head_dim=settings.model.n_embd // settings.model.n_head,
         **settings.model.model_dump(),
     )
     torch.manual_seed(settings.seed)
-    model = GPT(shape, world.compute).to(world.device)
+    model = world.place(GPT(shape, world.compute))
     optimizers = optim.build(model, settings.train)
 
     same = settings.model_dump(include={"seed", "model", "train"})
@@ -77,21 +83,42 @@ def train(args: argparse.Namespace, settings: Settings, tokens: Tokens, world: W
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / "lock").open("w")
     if world.rank == 0:
-        _hold(lock, folder)
+        # a file server keeps the lock of a machine that lost its power for a minute and more
+        _hold(lock, folder, seconds=10 if settings.machine.nodes == 1 else 120)
+        checkpoint.clean(folder)
     world.barrier()
-    last = folder / "last.safetensors"
-    progress = _resume(last, model, optimizers) if last.exists() else None
+    progress, rows = Progress(), None
+    if last := checkpoint.latest(folder):
+        progress, rows = _resume(last, model, optimizers, world)
+    saver = checkpoint.Saver(folder, world)
+
+    def save(progress: Progress, rows: int = 0, tell: Callable[[], None] = lambda: None) -> None:
+        if progress.saved_step == progress.step:
+            return  # it was stopped before this step was scored: these weights are on the disk
+        progress.saved_step = progress.step
+        tensors = dict(model.named_parameters()) | optim.state_tensors(model, optimizers)
+        saver.save(tensors, vars(progress) | {"rows": rows}, [progress.best_step], tell)
+
+    def fitted(record: Record, save: Save) -> None:
+        splits = tokens.split("train"), tokens.split("val")
+        try:
+            fit(model, optimizers, *splits, settings, world, progress, record, save, told)
+        except Stopped:
+            saver.wait()  # all processes write it
+            raise
+        saver.wait()
+
     if world.rank > 0:
-        _fit(model, optimizers, tokens, settings, world, progress, lambda *_: None, lambda _: None)
+        fitted(lambda *_: None, save)
         return
 
-    journal = Journal(folder / "journal.jsonl", progress.step if progress else None)
+    journal = Journal(folder / "journal.jsonl", rows)
     facts = world.facts() | {"parameters": model.parameter_count()}
     print(
         f"train: {facts['parameters']:,} parameters, {settings.train.steps:,} steps of"
         f" {settings.train.batch_size * shape.context:,} tokens, on {facts['processes']} x"
         f" {facts['device']} in {facts['dtype']}"
-        + (f"; going on from step {progress.step:,}" if progress else ""),
+        + (f"; going on from step {progress.step:,}" if last else ""),
         file=sys.stderr,
         flush=True,
     )
@@ -109,55 +136,36 @@ def train(args: argparse.Namespace, settings: Settings, tokens: Tokens, world: W
         },
     )
 
-    def save(progress: Progress) -> None:
-        weights = dict(model.named_parameters())
-        if progress.best_step == progress.step:
-            checkpoint.write(folder / "best.safetensors", weights, {"step": progress.step})
-        journal.save()  # before the state: a resume drops the rows that no state covers
-        checkpoint.write(last, {**weights, **optim.state_tensors(optimizers)}, vars(progress))
-        run.sync(progress.step)
+    def save_with_curves(progress: Progress) -> None:
+        rows = journal.save()  # before the state: a resume drops the rows that no state covers
+        save(progress, rows, lambda: run.sync(rows))
 
     try:
-        progress = _fit(model, optimizers, tokens, settings, world, progress, journal.record, save)
+        fitted(journal.record, save_with_curves)
         publish(args, settings, tokens, model, progress, folder)
-        registry.register(
+        outbox.end(
             run,
+            "FINISHED",
             args.model,
-            weights_sha256=weights_sha256(args.model),
-            step=progress.best_step,
-            metrics={"val_loss": progress.best_loss},
-            tags={"tokens_sha256": tokens.digest},
-            sampling=settings.sample.model_dump(),
+            {
+                "weights_sha256": weights_sha256(args.model),
+                "step": progress.best_step,
+                "metrics": {"val_loss": progress.best_loss},
+                "tags": {"tokens_sha256": tokens.digest},
+                "sampling": settings.sample.model_dump(),
+            },
         )
-    except KeyboardInterrupt:
-        run.finish("KILLED")
+    except BaseException as error:
+        if not lost_peer(error):  # else it starts again at once
+            told_to = isinstance(error, (Stopped, KeyboardInterrupt))
+            outbox.end(run, "KILLED" if told_to else "FAILED")
         raise
-    except BaseException:
-        run.finish("FAILED")
-        raise
-    if run.finish("FINISHED"):
-        shutil.rmtree(folder)
+    shutil.rmtree(folder)
 
 
-def _fit(
-    model: GPT,
-    optimizers: list[torch.optim.Optimizer],
-    tokens: Tokens,
-    settings: Settings,
-    world: World,
-    progress: Progress | None,
-    record: Record,
-    save: Save,
-) -> Progress:
-    progress = progress or Progress()
-    splits = tokens.split("train"), tokens.split("val")
-    fit(model, optimizers, *splits, settings, world, progress, record, save)
-    return progress
-
-
-def _hold(lock: TextIO, folder: Path) -> None:
+def _hold(lock: TextIO, folder: Path, seconds: int) -> None:
     """Keep a second training away; workers of a killed one may need a moment to see that."""
-    for _ in range(100):
+    for _ in range(10 * seconds):
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -165,20 +173,33 @@ def _hold(lock: TextIO, folder: Path) -> None:
     raise UserError(f"another process is training this very model, in {folder}; wait for it")
 
 
-def _resume(path: Path, model: GPT, optimizers: list[torch.optim.Optimizer]) -> Progress:
-    """Put back a save of this training."""
-    tensors, about = checkpoint.read(path)
-    try:
-        progress = Progress(**about)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(tensors[name])
-        optim.load_state_tensors(optimizers, tensors)
-    except (TypeError, KeyError, RuntimeError) as error:
-        raise UserError(
-            f"{path} belongs to another model ({error}); remove it to train anew"
-        ) from None
-    return progress
+def _resume(
+    save: Path, model: GPT, optimizers: list[torch.optim.Optimizer], world: World
+) -> tuple[Progress, int]:
+    """Put back a save of this training; returns its progress and the journal's rows."""
+    about = checkpoint.read_progress(save)
+    tensors = dict(model.named_parameters()) | optim.state_tensors(model, optimizers)
+    with torch.no_grad():
+        checkpoint.fill(save, tensors, world)
+    rows = about.pop("rows")
+    return Progress(**about), rows
+
+
+def _listen(alone: bool) -> Stop:
+    """Answers with the number of the signal, SIGTERM or SIGINT, that came, or 0.
+
+    A second Ctrl-C ends the process at once, if it is `alone`; else its launcher sees to that.
+    """
+    came: list[int] = []
+
+    def hear(signum: int, _: object) -> None:
+        if came and alone and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        came.append(signum)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, hear)
+    return lambda: came[0] if came else 0
 
 
 def publish(
@@ -190,9 +211,8 @@ def publish(
     state: Path,
 ) -> None:
     """Write the best weights as a model directory, whole or not at all, and the curves."""
-    best, about = checkpoint.read(state / "best.safetensors")
-    if about["step"] != progress.best_step:
-        raise UserError(f"the two saves in {state} do not belong together; remove it to train anew")
+    names = [name for name, _ in model.named_parameters()]
+    best = checkpoint.read_whole(checkpoint.place(state, progress.best_step), names)
     with whole_folder(args.model) as folder:
         save_model(folder, model.config, best, tokens.manifest["eot"])
         for name in ("tokenizer.json", "tokenizer_config.json"):

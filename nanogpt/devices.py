@@ -1,0 +1,50 @@
+"""What a processor can do: its bfloat16, its memory's allocator, its peak speed."""
+
+import ctypes
+import sys
+
+import torch
+
+# dense bfloat16 matrix products, 10¹² operations a second, from the makers' data sheets (float16
+# where there is no bfloat16); the first name that is part of the device's own counts
+PEAK_TERAFLOPS = {
+    "B200": 2250,
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "H200": 989,
+    "GH200": 989,
+    "A100": 312,
+    "A10G": 70,
+    "A10": 125,
+    "A40": 150,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "RTX 6000 Ada": 364,
+    "RTX 4090": 165,
+    "RTX 4080": 97,
+    "RTX 3090": 71,
+    "V100": 125,
+    "T4": 65,
+}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Floating-point operations a second that a device promises; None if it is not in the table."""
+    if device.type != "cuda":
+        return None
+    own = torch.cuda.get_device_name(device)
+    return next((1e12 * peak for name, peak in PEAK_TERAFLOPS.items() if name in own), None)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed instead of returning it to the kernel.
+
+    A training step frees and takes the same blocks again; fetching them anew, page by page, costs
+    a CPU a tenth of its time.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            getattr(libc, "mallopt", lambda *_: 0)(option, 1 << 30)

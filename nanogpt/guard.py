@@ -1,0 +1,106 @@
+"""Steps whose gradient is not a number are skipped, and float16's loss is scaled.
+
+Everything is decided on the device: the processor does not wait for it until a point of the curve.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from nanogpt.errors import UserError
+
+GROWTH_INTERVAL = 2000  # good steps, after which float16's scale doubles
+
+
+class Guard:
+    """What became of the steps so far.
+
+    float16 multiplies its loss by a scale that halves with each skipped step and grows again
+    (Micikevicius et al. 2018); every other type has a scale of one.
+
+    Args:
+        scale, age: of a training that goes on; `age` is the good steps since the scale changed.
+        max_skips: how many skipped steps in a row end the training.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        age: int,
+        skipped: int,
+        in_a_row: int,
+        max_skips: int,
+        device: torch.device,
+    ) -> None:
+        self.scale = torch.tensor(scale, device=device)
+        self._age = torch.tensor(age, device=device)
+        self._skipped = torch.tensor(skipped, device=device)
+        self._in_a_row = torch.tensor(in_a_row, device=device)
+        self._scaled = scale != 1.0
+        self._max_skips = max_skips
+
+    def norm(self, parameters: Sequence[Tensor], limit: float) -> Tensor:
+        """The gradient's norm, without the loss's scale; then it is scaled to `limit` (0: not)."""
+        if self._scaled:
+            for p in parameters:
+                assert p.grad is not None
+                p.grad.div_(self.scale)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit or math.inf)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def step(self, optimizers: list[Optimizer], norm: Tensor) -> Tensor:
+        """Step, unless `norm`, the gradient's, is not a number: then every weight stays.
+
+        Returns:
+            1.0 if the step was skipped, else 0.0.
+        """
+        bad = (~torch.isfinite(norm)).float()
+        for optimizer in optimizers:
+            optimizer.found_inf = bad  # type: ignore[attr-defined]
+            optimizer.step()
+            optimizer.zero_grad()
+        self._skipped += bad.long()
+        # a scale that can still come down is not a training that diverged
+        at_bottom = (self.scale <= 1).long()
+        self._in_a_row = (self._in_a_row + at_bottom) * bad.long()
+        if self._scaled:
+            self._age = (self._age + 1) * (1 - bad.long())
+            grown = torch.where(self._age == GROWTH_INTERVAL, self.scale * 2, self.scale)
+            self.scale = torch.where(bad > 0, (self.scale / 2).clamp(min=1), grown)
+            self._age %= GROWTH_INTERVAL
+        return bad
+
+    def state(self) -> dict[str, float]:
+        """`loss_scale`, `scale_age`, `skipped`, `skipped_in_a_row`; waits for the device."""
+        return {
+            "loss_scale": self.scale.item(),
+            "scale_age": int(self._age),
+            "skipped": int(self._skipped),
+            "skipped_in_a_row": int(self._in_a_row),
+        }
+
+    def check(self, step: int) -> int:
+        """Steps skipped so far; waits for the device.
+
+        Raises:
+            UserError: too many in a row.
+        """
+        if int(self._in_a_row) >= self._max_skips:
+            raise diverged(
+                f"the gradient was no number in {int(self._in_a_row)} steps in a row, up to"
+                f" step {step}; they were skipped"
+            )
+        return int(self._skipped)
+
+
+def diverged(what: str) -> UserError:
+    """The error of a training that cannot go on."""
+    return UserError(
+        f"{what}: the training diverged. Try a lower train.learning_rate, more"
+        " train.warmup_steps or a smaller train.grad_clip; the same command starts again from the"
+        " last save, whose weights are good"
+    )

@@ -1,0 +1,125 @@
+"""Muon (Jordan et al. 2024): momentum whose matrices are made orthogonal before they are applied.
+
+Unlike `torch.optim.Muon` it works on all matrices of one shape at once (a third faster on small
+models), in the type asked for, on FSDP's shards, on the parts of a fused matrix one by one, and can
+skip a step without asking the device.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
+from torch.optim import Optimizer
+
+# Coefficients (a, b, c) of p(x) = a x + b x³ + c x⁵, the best three to apply one after the other
+# (Polar Express, Amsel et al. 2025). Three steps cost 40 % less than the five of Jordan et al. and
+# train as well here: the directions that stay shorter than one are those of the noise.
+STEPS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+)
+
+
+class Muon(Optimizer):
+    """For the hidden matrices of a model.
+
+    Args:
+        parameters: matrices (out, in).
+        parts: rows of each part of a matrix that fuses several, such as queries, keys and values.
+        compute: type of the products inside the orthogonalisation.
+
+    A step multiplies by sqrt(max(1, out/in)), so that a rate means the same for every shape. Set
+    `found_inf`, a tensor, to 1 and a step changes nothing (the convention of torch's fused AdamW).
+    """
+
+    found_inf: Tensor | None = None
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        parts: Mapping[Tensor, list[int]],
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        compute: torch.dtype,
+    ) -> None:
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(parameters, defaults)
+        self._parts = parts
+        self._compute = compute
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        keep = 1.0 if self.found_inf is None else 1 - self.found_inf
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            wholes = [self._update(p, group["momentum"], keep) for p in parameters]
+            parts = [
+                torch.split(whole, self._parts.get(p, [len(p)]))
+                for p, whole in zip(parameters, wholes, strict=True)
+            ]
+            done = iter(self._orthogonal([part for split in parts for part in split]))
+            for p, split in zip(parameters, parts, strict=True):
+                update = _own(torch.cat([next(done) for _ in split]), p)
+                weights = _local(p)
+                if group["weight_decay"]:
+                    weights.mul_(1 - group["lr"] * group["weight_decay"] * keep)
+                weights.sub_(update * (group["lr"] * keep))
+
+    def _update(self, p: Tensor, momentum: float, keep: float | Tensor) -> Tensor:
+        """Nesterov's momentum of a parameter, whole: (out, in)."""
+        assert p.grad is not None
+        if not self.state[p]:
+            self.state[p]["momentum"] = torch.zeros_like(p)
+        grad = _local(p.grad).nan_to_num(0.0, 0.0, 0.0)
+        memory = _local(self.state[p]["momentum"])
+        memory.lerp_(grad, torch.as_tensor((1 - momentum) * keep, device=grad.device))
+        update = grad.lerp(memory, momentum)
+        if not isinstance(p, DTensor):
+            return update
+        shape, stride = p.shape, p.stride()
+        return DTensor.from_local(
+            update, p.device_mesh, p.placements, run_check=False, shape=shape, stride=stride
+        ).full_tensor()
+
+    def _orthogonal(self, matrices: list[Tensor]) -> list[Tensor]:
+        """`orthogonal` of each, scaled: all of one shape, up to transposition, at once."""
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for i, matrix in enumerate(matrices):
+            shapes.setdefault(tuple(sorted(matrix.shape)), []).append(i)
+        done = list(matrices)
+        for places in shapes.values():
+            tall = [matrices[i].shape[0] > matrices[i].shape[1] for i in places]
+            wide = [matrices[i].mT if t else matrices[i] for i, t in zip(places, tall, strict=True)]
+            results = orthogonal(torch.stack(wide).to(self._compute)).float()
+            for i, t, x in zip(places, tall, results, strict=True):
+                done[i] = x.mT * (x.shape[1] / x.shape[0]) ** 0.5 if t else x
+        return done
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's shard, sharing memory; of an ordinary tensor, all of it."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _own(whole: Tensor, like: Tensor) -> Tensor:
+    """The shard of `whole` that this process keeps of `like`; every process has the whole."""
+    if not isinstance(like, DTensor):
+        return whole
+    replicas = [Replicate()] * like.device_mesh.ndim
+    everywhere = DTensor.from_local(whole, like.device_mesh, replicas, run_check=False)
+    return _local(everywhere.redistribute(placements=like.placements))
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """U Vᵀ of each U S Vᵀ, nearly: (N, out, in) with out ≤ in, by three Newton-Schulz steps."""
+    # the iteration wants singular values up to 1; the norm bounds them, rounding aside
+    norm = matrices.norm(dim=(-2, -1), keepdim=True)
+    x: Tensor = matrices / (1.01 * norm + 1e-7)
+    for a, b, c in STEPS:
+        square = x @ x.mT
+        polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x

@@ -1,0 +1,242 @@
+"""What MLflow is to be told: on disk first, then sent, and removed when MLflow has it.
+
+    end(run, "FINISHED", model, registration)           # train
+    print(evaluated(weights_sha256, scores, text))      # eval
+    sampled(weights_sha256, path)                       # sample
+    python -m nanogpt.outbox                            # all that waits: `make sync-tracking`
+
+Each call sends what waited before it as well. An entry holds all that it needs, so it can be sent
+when the recipe's folder holds another model or is gone, and again after a kill in the middle.
+"""
+
+import argparse
+import fcntl
+import json
+import logging
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from nanogpt import registry, store, tracking
+from nanogpt.files import whole_folder
+
+if TYPE_CHECKING:
+    from nanogpt.tracking import MlflowClient
+
+log = logging.getLogger(__name__)
+
+KINDS = ("training", "evaluation", "sample")  # in the order in which they need each other
+PATIENCE = 60  # seconds; what a stage has not begun to send by then is left to the next one
+STOP_SECONDS = {"FINISHED": 30, "FAILED": 5, "KILLED": 5}  # for a request that is under way
+LATER = "the next stage sends it, or `make sync-tracking`"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of an entry: MLflow's answer, or why it waits."""
+
+    entry: str
+    title: str
+    done: bool
+    says: str
+
+
+def end(
+    run: tracking.Run,
+    status: str,
+    model: Path | None = None,
+    registration: Mapping[str, Any] | None = None,
+) -> None:
+    """End a training as FINISHED, FAILED or KILLED, and register its model.
+
+    Takes two seconds where MLflow is known to be down. Afterwards the training's folder is of no
+    use but to resume it.
+
+    Args:
+        model: the directory that was published.
+        registration: the named arguments of `registry.register`.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    answers = run.stop(STOP_SECONDS[status])
+    title = f"training {run.name}"
+    about = json.loads((run.folder / "run.json").read_text())
+    about |= {"status": status, "durable": run.durable, "ended": time.time_ns() // 1_000_000}
+    try:
+        with _new(f"training-{run.training}", title) as entry:
+            shutil.copy(run.folder / "journal.jsonl", entry)
+            (entry / "run.json").write_text(json.dumps(about | {"registration": registration}))
+            if model:
+                shutil.copytree(model, entry / "model")
+    except OSError as error:
+        if status == "FINISHED":
+            raise
+        # not raised: what ended the training has to be heard, and a resume sends its metrics
+        log.warning("MLflow is not told that %s is %s: %s", title, status, error)
+        return
+    if answers:
+        _deliver()
+    else:
+        log.warning("MLflow does not answer, so %s waits; %s", title, LATER)
+
+
+def evaluated(weights_sha256: str, metrics: Mapping[str, float], text_sha256: str) -> str:
+    """Record the scores of these weights; they become `champion` if they beat the one there is.
+
+    Args:
+        metrics: with `eval_bits_per_byte`, by which champions are chosen.
+        text_sha256: of the text that was scored; only scores of the same text are compared.
+
+    Returns:
+        What was decided and why, a sentence to print.
+    """
+    values = {"metrics": dict(metrics), "text_sha256": text_sha256}
+    sent = _tell("evaluation", weights_sha256, f"scores of {weights_sha256[:12]}", values)
+    return sent.says if sent.done else f"not decided: MLflow does not have the scores ({sent.says})"
+
+
+def sampled(weights_sha256: str, path: Path) -> None:
+    """Keep a text file with the run that made these weights."""
+    values = {"name": path.name, "text": path.read_text("utf-8")}
+    _tell("sample", weights_sha256, f"{path.name} of {weights_sha256[:12]}", values)
+
+
+def deliver(patience: float) -> Iterator[Result]:
+    """Send what waits, in order; nothing is begun after `patience` seconds."""
+    if not _entries():
+        return
+    deadline = time.monotonic() + patience
+    with (store.outbox() / "lock").open("w") as lock:
+        blocked, client = "", None
+        try:
+            _hold(lock)
+            client = tracking.connect()
+        except Exception as error:
+            blocked = tracking.explain(error)
+        for entry in _entries():  # anew: another process may have sent some in the meantime
+            title, server = _about(entry)["title"], _about(entry)["server"]
+            if client and time.monotonic() > deadline:
+                blocked = "MLflow is slow"
+            if server not in (None, store.server()):
+                says = f"it is for {server}; set MLFLOW_TRACKING_URI to that"
+                yield Result(entry.name, title, False, says)
+            elif blocked or client is None:
+                yield Result(entry.name, title, False, blocked)
+            else:
+                yield Result(entry.name, title, *_send(client, entry))
+
+
+def _send(client: "MlflowClient", entry: Path) -> tuple[bool, str]:
+    """Send an entry and remove it; returns whether it is done with, and what came of it."""
+    try:
+        if entry.name.startswith("training-"):
+            says = _send_training(client, entry)
+        else:
+            values = json.loads((entry / "values.json").read_text())
+            if entry.name.startswith("evaluation-"):
+                says = registry.record_evaluation(client, **values).reason
+            else:
+                registry.record_text(client, **values)
+                says = "it is with its run"
+    except registry.UnknownWeights as error:
+        if any(store.outbox().glob("training-*")):  # which may have made them
+            return False, str(error)
+        says = f"given up: {error}"
+    except Exception as error:
+        return False, tracking.explain(error)
+    store.remove(entry)
+    return True, says
+
+
+def _send_training(client: "MlflowClient", entry: Path) -> str:
+    training = tracking.Training(entry)
+    run_id = training.open(client)
+    training.end(client, run_id)
+    if not training.about["registration"]:
+        return str(training.about["status"])
+    recipe, model = training.about["recipe"], entry / "model"
+    version = registry.register(client, run_id, recipe, model, **training.about["registration"])
+    return f"{training.about['status']}, registered as version {version}"
+
+
+def _tell(kind: str, weights_sha256: str, title: str, values: Mapping[str, Any]) -> Result:
+    """Put an entry about these weights into the outbox, in the place of an older one, and send."""
+    name = f"{kind}-{weights_sha256[:16]}"
+    with _new(name, title) as entry:
+        text = json.dumps({"weights_sha256": weights_sha256, **values})
+        (entry / "values.json").write_text(text)
+    told = Result(name, title, True, "another process has told MLflow")
+    return next((result for result in _deliver() if result.entry == name), told)
+
+
+def _deliver() -> list[Result]:
+    """Send what waits, and warn of what still does."""
+    results = list(deliver(PATIENCE))
+    waiting = [result for result in results if not result.done]
+    if waiting:
+        log.warning(
+            "MLflow does not have %s: %s; %s",
+            ", ".join(result.title for result in waiting),
+            waiting[0].says,
+            LATER,
+        )
+    return results
+
+
+@contextmanager
+def _new(name: str, title: str) -> Iterator[Path]:
+    """The folder of an entry, to be filled; whole, it takes the place of an older one."""
+    about = {"title": title, "server": store.server(), "at": time.time_ns()}
+    with whole_folder(store.outbox() / name) as entry:
+        (entry / "about.json").write_text(json.dumps(about))
+        yield entry
+
+
+def _about(entry: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((entry / "about.json").read_text())
+    return about
+
+
+def _entries() -> list[Path]:
+    """What waits, in the order in which it is to be sent: by kind, then by age."""
+    whole = [path for path in store.outbox().glob("*-*") if path.suffix != ".partial"]
+    kind = {path: KINDS.index(path.name.partition("-")[0]) for path in whole}
+    return sorted(whole, key=lambda path: (kind[path], _about(path)["at"]))
+
+
+def _hold(lock: TextIO) -> None:
+    """Keep other processes from sending the same; they may be slow, so not for ever."""
+    for _ in range(100):
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.1)
+    raise TimeoutError("another process is sending")
+
+
+def main() -> int:
+    """Send all that waits, with a line for each entry.
+
+    Returns:
+        The exit code: 0 if nothing waits now, else 1.
+    """
+    code = 0
+    for result in deliver(math.inf):
+        print(f"{result.title}: {'' if result.done else 'waits: '}{result.says}", flush=True)
+        code = code if result.done else 1
+    return code
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
