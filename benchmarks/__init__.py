@@ -1,0 +1,1 @@
+"""`make bench`: this project measured on this machine, beside nanoGPT."""

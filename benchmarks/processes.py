@@ -1,0 +1,73 @@
+"""Commands, timed from outside: wall time, peak memory, and when they printed what.
+
+The measuring process itself imports nothing heavy: Linux counts the memory of the process that
+starts a command as the command's own until that one grows larger.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+MIB = 2**20 if sys.platform == "darwin" else 2**10  # in the system's unit of ru_maxrss
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Finished:
+    began: float  # seconds since 1970
+    seconds: float  # wall time
+    peak_mib: float  # resident memory
+    lines: list[tuple[float, str]]  # seconds since it began, and what it printed
+
+    @property
+    def text(self) -> str:
+        return "".join(line for _, line in self.lines)
+
+
+def run(*command: str, cwd: Path, cores: int = CORES, **environment: str) -> Finished:
+    """Run `python COMMAND` on `cores` cores.
+
+    Raises:
+        SystemExit: it failed; the message has the end of what it printed.
+    """
+    words = [sys.executable, *command]
+    threads = {"OMP_NUM_THREADS": str(cores), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with _pinned(cores):
+        began, clock = time.time(), time.perf_counter()
+        process = subprocess.Popen(
+            words,
+            cwd=cwd,
+            env=os.environ | threads | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    assert process.stdout is not None
+    with process.stdout:
+        lines = [(time.perf_counter() - clock, line) for line in process.stdout]
+    _, status, usage = os.wait4(process.pid, 0)  # its own figures, not the largest of all children
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        tail = "".join(line for _, line in lines[-25:])
+        sys.exit(f"bench: {' '.join(words)} ended with {process.returncode}:\n{tail}")
+    return Finished(began, time.perf_counter() - clock, usage.ru_maxrss / MIB, lines)
+
+
+@contextmanager
+def _pinned(cores: int) -> Iterator[None]:
+    """A command started inside has the first so many cores, and all its threads share them."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    all_cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(all_cores)[:cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, all_cores)
