@@ -50,8 +50,9 @@ def start(
 ) -> "Run":
     """Start the run of the training whose state is in `folder`, or go on with the one it has.
 
-    Returns at once: all that takes time happens in a thread, which first sends what the training
-    before a kill did not. So the journal must have been opened, and with that cut, before.
+    Returns at once: all that takes time happens in a thread, from the first `sync` on, which sends
+    what the training before a kill did not, too. The journal must have been opened, and with that
+    cut, before.
 
     Args:
         folder: holds `journal.jsonl`; gets `run.json`.
@@ -162,7 +163,12 @@ class Run:
 
     def _work(self) -> None:
         connection: _Connection | None = None
-        while not self._stopping:
+        while True:
+            # from the first save on: importing mlflow would hold up the way to the first step
+            self._wake.wait()
+            self._wake.clear()
+            if self._stopping:
+                break
             try:
                 connection = connection or _Connection(self._training)
                 self._training.send(connection.client, connection.run_id, self.durable)
@@ -174,8 +180,6 @@ class Run:
                 if connection:  # its system metrics end with the first request that fails
                     connection.close()
                     connection = None
-            self._wake.wait()
-            self._wake.clear()
         if connection:
             connection.close()
 

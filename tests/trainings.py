@@ -41,6 +41,7 @@ def begin(folder: Path, steps: int = 0, **tags: Any) -> tracking.Run:
     recorder = Journal(path, None if saved is None else len(saved))
     params = {"seed": 1, "train": {"learning_rate": 0.01, "steps": 8}}
     run = tracking.start(folder, "plays", "0123456789abcdef", params, tags, DATASET)
+    run.sync(run.durable)  # it turns to MLflow when it is first told of a save
     train(folder, recorder, saved[-1].step + 1 if saved else 1, steps)
     return run
 
