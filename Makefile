@@ -23,7 +23,7 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 # `value`, so that neither make nor the shell reads anything into a prompt.
 export PROMPT_TEXT := $(value PROMPT)
 
-.PHONY: help run test lint types check flow join deploy undeploy sample ui sync-tracking bench recipes lock clean
+.PHONY: help run test torture lint types check flow join deploy undeploy sample ui sync-tracking bench recipes lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-16s%s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ run: $(READY) ## do everything: environment, download, tokenize, train, eval, sa
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest
+
+torture: $(READY) ## kill trainings at a hundred random instants, and lose a host: half an hour
+	$(BIN)/python -m pytest -m torture -s
 
 lint: $(READY) ## check style, imports and format
 	$(BIN)/python -m ruff check .

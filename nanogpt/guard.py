@@ -4,7 +4,7 @@ Everything is decided on the device: the processor does not wait for it until a 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from nanogpt.errors import UserError
 
+FIRST_SCALE = 65536.0
 GROWTH_INTERVAL = 2000  # good steps, after which float16's scale doubles
 
 
@@ -23,25 +24,21 @@ class Guard:
     (Micikevicius et al. 2018); every other type has a scale of one.
 
     Args:
-        scale, age: of a training that goes on; `age` is the good steps since the scale changed.
+        state: of a training that goes on, as `state` gives it.
         max_skips: how many skipped steps in a row end the training.
+        scaled: whether to scale the loss.
     """
 
     def __init__(
-        self,
-        scale: float,
-        age: int,
-        skipped: int,
-        in_a_row: int,
-        max_skips: int,
-        device: torch.device,
+        self, state: Mapping[str, float], max_skips: int, scaled: bool, device: torch.device
     ) -> None:
-        self.scale = torch.tensor(scale, device=device)
-        self._age = torch.tensor(age, device=device)
-        self._skipped = torch.tensor(skipped, device=device)
-        self._in_a_row = torch.tensor(in_a_row, device=device)
-        self._scaled = scale != 1.0
+        self._scaled = scaled
         self._max_skips = max_skips
+        scale = (state["loss_scale"] or FIRST_SCALE) if scaled else 1.0
+        self.scale = torch.tensor(scale, device=device)
+        self._age = torch.tensor(int(state["scale_age"]), device=device)
+        self._skipped = torch.tensor(int(state["skipped"]), device=device)
+        self._in_a_row = torch.tensor(int(state["skipped_in_a_row"]), device=device)
 
     def norm(self, parameters: Sequence[Tensor], limit: float) -> Tensor:
         """The gradient's norm, without the loss's scale; then it is scaled to `limit` (0: not)."""
@@ -75,7 +72,8 @@ class Guard:
         return bad
 
     def state(self) -> dict[str, float]:
-        """`loss_scale`, `scale_age`, `skipped`, `skipped_in_a_row`; waits for the device."""
+        """`loss_scale` (0: none yet), `scale_age` (good steps since it changed), `skipped`,
+        `skipped_in_a_row`; waits for the device."""
         return {
             "loss_scale": self.scale.item(),
             "scale_age": int(self._age),

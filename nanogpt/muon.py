@@ -1,11 +1,11 @@
 """Muon (Jordan et al. 2024): momentum whose matrices are made orthogonal before they are applied.
 
-Unlike `torch.optim.Muon` it works on all matrices of one shape at once (a third faster on small
+Unlike `torch.optim.Muon` it works on the matrices of one shape at once (a third faster on small
 models), in the type asked for, on FSDP's shards, on the parts of a fused matrix one by one, and can
 skip a step without asking the device.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ STEPS = (
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
     (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
 )
+WHOLE = 2**26  # weights that are gathered from fsdp's shards, or copied, at once
 
 
 class Muon(Optimizer):
@@ -54,19 +55,17 @@ class Muon(Optimizer):
     def step(self) -> None:  # type: ignore[override]
         keep = 1.0 if self.found_inf is None else 1 - self.found_inf
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            wholes = [self._update(p, group["momentum"], keep) for p in parameters]
-            parts = [
-                torch.split(whole, self._parts.get(p, [len(p)]))
-                for p, whole in zip(parameters, wholes, strict=True)
-            ]
-            done = iter(self._orthogonal([part for split in parts for part in split]))
-            for p, split in zip(parameters, parts, strict=True):
-                update = _own(torch.cat([next(done) for _ in split]), p)
-                weights = _local(p)
-                if group["weight_decay"]:
-                    weights.mul_(1 - group["lr"] * group["weight_decay"] * keep)
-                weights.sub_(update * (group["lr"] * keep))
+            for batch in _batches(p for p in group["params"] if p.grad is not None):
+                updates = torch.stack([self._update(p, group["momentum"], keep) for p in batch])
+                # (N, out, in), in parts of out
+                rows = self._parts.get(batch[0], [updates.shape[1]])
+                parts = torch.split(updates, rows, dim=1)
+                done = torch.cat([self._orthogonal(part) for part in parts], dim=1)
+                for p, update in zip(batch, done, strict=True):
+                    weights = _local(p)
+                    if group["weight_decay"]:
+                        weights.mul_(1 - group["lr"] * group["weight_decay"] * keep)
+                    weights.sub_(_own(update, p) * (group["lr"] * keep))
 
     def _update(self, p: Tensor, momentum: float, keep: float | Tensor) -> Tensor:
         """Nesterov's momentum of a parameter, whole: (out, in)."""
@@ -84,19 +83,22 @@ class Muon(Optimizer):
             update, p.device_mesh, p.placements, run_check=False, shape=shape, stride=stride
         ).full_tensor()
 
-    def _orthogonal(self, matrices: list[Tensor]) -> list[Tensor]:
-        """`orthogonal` of each, scaled: all of one shape, up to transposition, at once."""
-        shapes: dict[tuple[int, ...], list[int]] = {}
-        for i, matrix in enumerate(matrices):
-            shapes.setdefault(tuple(sorted(matrix.shape)), []).append(i)
-        done = list(matrices)
-        for places in shapes.values():
-            tall = [matrices[i].shape[0] > matrices[i].shape[1] for i in places]
-            wide = [matrices[i].mT if t else matrices[i] for i, t in zip(places, tall, strict=True)]
-            results = orthogonal(torch.stack(wide).to(self._compute)).float()
-            for i, t, x in zip(places, tall, results, strict=True):
-                done[i] = x.mT * (x.shape[1] / x.shape[0]) ** 0.5 if t else x
-        return done
+    def _orthogonal(self, matrices: Tensor) -> Tensor:
+        """`orthogonal`, of tall matrices too, times sqrt(max(1, out/in)): (N, out, in)."""
+        tall = matrices.shape[1] > matrices.shape[2]
+        x = orthogonal((matrices.mT if tall else matrices).to(self._compute)).float()
+        return x.mT * (matrices.shape[1] / matrices.shape[2]) ** 0.5 if tall else x
+
+
+def _batches(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Parameters of one shape, as many as may be whole in memory at once."""
+    shapes: dict[torch.Size, list[Tensor]] = {}
+    for p in parameters:
+        shapes.setdefault(p.shape, []).append(p)
+    for shape, same in shapes.items():
+        size = max(1, WHOLE // shape.numel())
+        for first in range(0, len(same), size):
+            yield same[first : first + size]
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ from nanogpt.model import GPT
 from nanogpt.progress import bar
 
 MICRO_BATCH_TOKENS = 16384  # of one forward pass, where machine.micro_batch is auto
-FLOAT16_SCALE = 65536.0
 
 
 @dataclass
@@ -82,15 +81,8 @@ def fit(
     core = torch.compile(model) if world.compile else model
     wrapped = world.wrap(core, sharded)  # type: ignore[arg-type]
     parameters = list(model.parameters())
-    scale = FLOAT16_SCALE if world.compute == torch.float16 else 1.0
-    guard = Guard(
-        progress.loss_scale or scale,
-        progress.scale_age,
-        progress.skipped,
-        progress.skipped_in_a_row,
-        train.max_skips,
-        world.device,
-    )
+    half = world.compute == torch.float16
+    guard = Guard(vars(progress), train.max_skips, half, world.device)
     peak = peak_flops(world.device)
     sums = _carried(progress, world)
     model.train()

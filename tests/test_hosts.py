@@ -39,7 +39,7 @@ def missing() -> str | None:
 
 
 WHY = missing()
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(WHY), reason=str(WHY))]
+pytestmark = [pytest.mark.torture, pytest.mark.skipif(bool(WHY), reason=str(WHY))]
 
 
 class Host:
