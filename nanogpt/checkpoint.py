@@ -32,12 +32,9 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from nanogpt.distributed import World, lost_peer
 from nanogpt.errors import UserError
-from nanogpt.files import sync, write_text
+from nanogpt.files import remove_folder, sync, write_text
 
-# one process is what was meant
-warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
-
-ANEW = "remove it to train anew from the start, which ends with the same weights"
+ANEW = "remove the folder that it is in to train anew from the start"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -51,15 +48,18 @@ def place(folder: Path, step: int) -> Path:
     return folder / f"save-{step:08}"
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest whole save."""
-    return max((p for p in folder.glob("save-*") if not p.suffix), default=None)
+def latest(folder: Path) -> int:
+    """The step of the newest whole save; -1: there is none."""
+    saves = (path.name for path in folder.glob("save-*") if not path.suffix)
+    return max((int(name.removeprefix("save-")) for name in saves), default=-1)
 
 
 class Saver:
     """Writes saves, one at a time, in a thread; the training goes on as soon as they are copied."""
 
     def __init__(self, folder: Path, world: World) -> None:
+        # of one process, which is what was meant
+        warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or")
         self._folder = folder
         self._world = world
         self._thread = ThreadPoolExecutor(1, "save")
@@ -136,13 +136,13 @@ class Saver:
         stay = {whole, *(place(self._folder, step) for step in keep)}
         for old in self._folder.glob("save-*"):
             if old not in stay:
-                shutil.rmtree(old)
+                remove_folder(old)
 
 
 def clean(folder: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for partial in folder.glob("save-*.partial"):
-        shutil.rmtree(partial)
+    """Remove what a killed process left half-written or half-removed, here or beside."""
+    for partial in (*folder.glob("save-*.partial"), *folder.parent.glob("*.partial")):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_progress(save: Path) -> dict[str, Any]:
@@ -164,13 +164,13 @@ def fill(save: Path, tensors: Mapping[str, Tensor], world: World) -> None:
         UserError: the save is truncated, damaged or of another model.
     """
     saved = _sizes(save)
-    wrong = [name for name, t in tensors.items() if saved.get(name) != t.shape]
-    if wrong:
-        there = tuple(saved[wrong[0]]) if wrong[0] in saved else "missing"
-        raise UserError(
-            f"{save} belongs to another model: {wrong[0]} is {there} there and"
-            f" {tuple(tensors[wrong[0]].shape)} here; {ANEW}"
-        )
+    for name, tensor in tensors.items():
+        if saved.get(name) != tensor.shape:
+            there = tuple(saved[name]) if name in saved else "missing"
+            raise UserError(
+                f"{save} is not a whole save of this model: {name} is {there} there and"
+                f" {tuple(tensor.shape)} here; {ANEW}"
+            )
     load(
         dict(tensors),
         storage_reader=HuggingFaceStorageReader(str(save)),
@@ -186,6 +186,8 @@ def read_whole(save: Path, names: Collection[str]) -> dict[str, Tensor]:
         UserError: the save is truncated or damaged.
     """
     sizes = _sizes(save)
+    if missing := [name for name in names if name not in sizes]:
+        raise UserError(f"{save} is not a whole save: {missing[0]} is missing; {ANEW}")
     tensors = {name: torch.empty(sizes[name]) for name in names}
     load(tensors, storage_reader=HuggingFaceStorageReader(str(save)), no_dist=True)
     return tensors

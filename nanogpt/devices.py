@@ -1,12 +1,13 @@
 """What a processor can do: its bfloat16, its memory's allocator, its peak speed."""
 
 import ctypes
+import re
 import sys
 
 import torch
 
 # dense bfloat16 matrix products, 10¹² operations a second, from the makers' data sheets (float16
-# where there is no bfloat16); the first name that is part of the device's own counts
+# where there is no bfloat16); the first name that the device's own holds, as a word
 PEAK_TERAFLOPS = {
     "B200": 2250,
     "H100 PCIe": 756,
@@ -35,7 +36,8 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     own = torch.cuda.get_device_name(device)
-    return next((1e12 * peak for name, peak in PEAK_TERAFLOPS.items() if name in own), None)
+    found = (peak for name, peak in PEAK_TERAFLOPS.items() if re.search(rf"\b{name}\b", own))
+    return next((1e12 * peak for peak in found), None)
 
 
 def keep_freed_memory() -> None:

@@ -1,7 +1,6 @@
 """torchrun's environment → World: which device, how many processes, and what they share."""
 
 import datetime
-import math
 import os
 import sys
 import warnings
@@ -71,19 +70,23 @@ class World:
         memory = torch.cuda.get_device_properties(self.device).total_memory
         return BYTES_A_WEIGHT * model.parameter_count() > memory / 2
 
-    def wrap(self, model: nn.Module, sharded: bool) -> nn.Module:
+    def wrap(self, model: nn.Module) -> nn.Module:
         """Average gradients over the processes, if there are several; fsdp does it by itself."""
-        if self.size == 1 or sharded:
+        if self.size == 1 or isinstance(_plain(model), FSDPModule):
             return model
-        devices = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices)
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
 
     def meet(self, model: nn.Module, last: bool) -> None:
         """Before a backward pass: exchange gradients after it, if it is the `last` of a step."""
         if isinstance(model, DistributedDataParallel):
             model.require_backward_grad_sync = last
-        elif isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(last)
+        elif isinstance(plain := _plain(model), FSDPModule):
+            plain.set_requires_gradient_sync(last)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum over the processes; every process gets it."""
@@ -99,19 +102,22 @@ class World:
         dist.all_reduce(tensor, dist.ReduceOp.MAX, self.control)
         return [float(x) for x in tensor]
 
-    def barrier(self) -> None:
-        """Wait until every process is here."""
-        self.largest(math.nan)
-
     def check_parent(self) -> None:
         """End this process if its launcher was killed: it would train on in secret."""
         if self.size > 1 and os.getppid() != self.parent:
-            sys.exit("train: the launcher is gone, stopping")
+            print("train: the launcher is gone, stopping", file=sys.stderr, flush=True)
+            os._exit(1)  # without telling anyone: what starts next waits for this process's lock
 
     def close(self) -> None:
         """Leave the group of processes."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """What torch.compile was given."""
+    found: nn.Module = getattr(model, "_orig_mod", model)
+    return found
 
 
 def pick_device(machine: Machine) -> str:
@@ -151,15 +157,26 @@ def pick_compute(machine: Machine, device: str) -> torch.dtype:
 
 
 def process_count(machine: Machine) -> int:
-    """Training processes on this machine: as asked, or one a GPU, or one."""
-    if machine.processes != "auto":
-        return machine.processes
-    return max(1, torch.cuda.device_count()) if pick_device(machine) == "cuda" else 1
+    """Training processes on this machine: as asked, or one a GPU, or one.
+
+    Raises:
+        UserError: more than there are devices for.
+    """
+    kind, there = pick_device(machine), torch.cuda.device_count()
+    if machine.processes == "auto":
+        return there if kind == "cuda" else 1
+    if machine.processes > 1 and (kind == "mps" or (kind == "cuda" and machine.processes > there)):
+        raise UserError(
+            f"machine.processes: {machine.processes} is more than there are {kind} devices here:"
+            f" {there if kind == 'cuda' else 1}"
+        )
+    return machine.processes
 
 
 def lost_peer(error: BaseException) -> bool:
     """Whether it was raised because another process is gone, rather than by a mistake."""
-    return isinstance(error, dist.DistError) or "/gloo/" in str(error)
+    gloo = type(error) is RuntimeError and "/gloo/transport/" in str(error)
+    return gloo or isinstance(error, dist.DistError)
 
 
 def join(machine: Machine) -> World:
@@ -172,7 +189,7 @@ def join(machine: Machine) -> World:
     device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
-        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cuda.matmul.allow_tf32 = machine.dtype != "float32"
     elif kind == "cpu":
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

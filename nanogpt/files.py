@@ -11,7 +11,9 @@ from pathlib import Path
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill; it takes its name, and the place of an older one, when complete."""
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    older = folder.with_name(folder.name + ".older.partial")
+    for left in (partial, older):
+        shutil.rmtree(left, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -19,11 +21,12 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             if path.is_file():
                 sync(path)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(older)
         partial.rename(folder)
         sync(folder.parent)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in (partial, older):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -37,6 +40,15 @@ def whole_file(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, if it is there, in such a way that a kill never leaves half of it."""
+    going = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(going, ignore_errors=True)
+    if folder.exists():
+        folder.rename(going)
+        shutil.rmtree(going)
 
 
 def write_text(path: Path, text: str) -> None:

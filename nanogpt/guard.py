@@ -39,6 +39,7 @@ class Guard:
         self._age = torch.tensor(int(state["scale_age"]), device=device)
         self._skipped = torch.tensor(int(state["skipped"]), device=device)
         self._in_a_row = torch.tensor(int(state["skipped_in_a_row"]), device=device)
+        self._most_in_a_row = self._in_a_row.clone()
 
     def norm(self, parameters: Sequence[Tensor], limit: float) -> Tensor:
         """The gradient's norm, without the loss's scale; then it is scaled to `limit` (0: not)."""
@@ -64,6 +65,7 @@ class Guard:
         # a scale that can still come down is not a training that diverged
         at_bottom = (self.scale <= 1).long()
         self._in_a_row = (self._in_a_row + at_bottom) * bad.long()
+        self._most_in_a_row = torch.maximum(self._most_in_a_row, self._in_a_row)
         if self._scaled:
             self._age = (self._age + 1) * (1 - bad.long())
             grown = torch.where(self._age == GROWTH_INTERVAL, self.scale * 2, self.scale)
@@ -75,7 +77,7 @@ class Guard:
         """`loss_scale` (0: none yet), `scale_age` (good steps since it changed), `skipped`,
         `skipped_in_a_row`; waits for the device."""
         return {
-            "loss_scale": self.scale.item(),
+            "loss_scale": self.scale.item() if self._scaled else 0.0,
             "scale_age": int(self._age),
             "skipped": int(self._skipped),
             "skipped_in_a_row": int(self._in_a_row),
@@ -87,10 +89,10 @@ class Guard:
         Raises:
             UserError: too many in a row.
         """
-        if int(self._in_a_row) >= self._max_skips:
+        if (most := int(self._most_in_a_row)) >= self._max_skips:
             raise diverged(
-                f"the gradient was no number in {int(self._in_a_row)} steps in a row, up to"
-                f" step {step}; they were skipped"
+                f"the gradient was no number in {most} steps in a row, up to step {step};"
+                " they were skipped"
             )
         return int(self._skipped)
 
@@ -99,6 +101,6 @@ def diverged(what: str) -> UserError:
     """The error of a training that cannot go on."""
     return UserError(
         f"{what}: the training diverged. Try a lower train.learning_rate, more"
-        " train.warmup_steps or a smaller train.grad_clip; the same command starts again from the"
-        " last save, whose weights are good"
+        " train.warmup_steps or a smaller train.grad_clip; that is another training, and this"
+        " one's last save, of good weights, stays in its state folder"
     )

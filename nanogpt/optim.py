@@ -52,10 +52,10 @@ def build(model: GPT, train: Train) -> list[Optimizer]:
     return optimizers
 
 
-def rate(step: float, train: Train) -> float:
+def rate(step: int, place: float, train: Train) -> float:
     """Share of the peak learning rate that `step` (from 0) takes: warm-up, then the schedule.
 
-    A time budget that runs out faster than the steps makes `step` a fraction.
+    The schedule after the warm-up goes by `place`: `step`, or further where time runs out faster.
 
     wsd: full until the last `decay_steps`, then linear to `min_lr_ratio` (Hu et al. 2024).
     cosine: nanoGPT's, from the end of warm-up to `decay_steps`, then `min_lr_ratio`.
@@ -65,10 +65,10 @@ def rate(step: float, train: Train) -> float:
     if train.schedule == "constant":
         return 1.0
     if train.schedule == "wsd":
-        left = (train.steps - step) / max(1, train.decay_steps)
+        left = (train.steps - place) / max(1, train.decay_steps)
         share = min(1.0, left)
     else:
-        done = (step - train.warmup_steps) / (train.decay_steps - train.warmup_steps)
+        done = (place - train.warmup_steps) / (train.decay_steps - train.warmup_steps)
         share = 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
     return train.min_lr_ratio + (1.0 - train.min_lr_ratio) * share
 

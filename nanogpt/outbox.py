@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from nanogpt import registry, store, tracking
-from nanogpt.files import whole_folder
+from nanogpt.files import remove_folder, whole_folder
 
 if TYPE_CHECKING:
     from nanogpt.tracking import MlflowClient
@@ -151,7 +151,7 @@ def _send(client: "MlflowClient", entry: Path) -> tuple[bool, str]:
         says = f"given up: {error}"
     except Exception as error:
         return False, tracking.explain(error)
-    store.remove(entry)
+    remove_folder(entry)
     return True, says
 
 

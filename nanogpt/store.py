@@ -6,9 +6,8 @@ These are MLflow's own defaults, so a bare `mlflow ui` in the root shows everyth
 import fcntl
 import os
 import re
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SQLITE = "sqlite:///"
@@ -42,15 +41,6 @@ def outbox() -> Path:
     return root() / "data" / ".outbox"
 
 
-def remove(entry: Path) -> None:
-    """Remove an entry of the outbox, if it is there; a kill never leaves half of one."""
-    going = entry.with_name(entry.name + ".partial")
-    shutil.rmtree(going, ignore_errors=True)
-    if entry.exists():
-        entry.rename(going)
-        shutil.rmtree(going)
-
-
 def artifact_location(uri: str, recipe: str) -> str | None:
     """Where a recipe's artifacts go: beside a local database; a server decides for itself."""
     if not uri.startswith(SQLITE):
@@ -65,9 +55,17 @@ def prepared(uri: str) -> Iterator[None]:
         yield
         return
     database = _database(uri)
+    making = database.with_name(database.name + ".making")
     with database.with_name(database.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if making.exists():  # it was killed in the middle, and never mends that
+            for tail in ("", "-journal"):
+                with suppress(FileNotFoundError):
+                    os.replace(f"{database}{tail}", f"{database}.half{tail}")
+        if not database.exists():
+            making.touch()
         yield
+        making.unlink(missing_ok=True)
 
 
 def _database(uri: str) -> Path:

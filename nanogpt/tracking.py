@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt import journal, lineage, store
-from nanogpt.files import write_text
+from nanogpt.files import remove_folder, write_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient as MlflowClient
@@ -140,7 +140,7 @@ class Run:
         self._stopping = False
         self._wake = threading.Event()
         # what waits there of this training is in its journal too, and goes out from here
-        store.remove(store.outbox() / f"training-{self.training}")
+        remove_folder(store.outbox() / f"training-{self.training}")
         # daemon: a server that hangs must not keep a finished training from ending
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()

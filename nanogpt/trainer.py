@@ -33,8 +33,9 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0  # spent on training and validation
-    loss_sum: float = 0.0  # over the steps since the last point of the curve
-    loss_steps: float = 0.0
+    pending: int = 0  # steps since the last point of the curve,
+    loss_sum: float = 0.0  # their loss, without those that were skipped,
+    loss_steps: float = 0.0  # and how many that are
     scored_step: int = -1
     saved_step: int = -1
     best_step: int = -1
@@ -67,7 +68,8 @@ def fit(
 
     Every `eval_interval` steps, and at both ends, the whole validation split is scored and `save`
     called; `progress.best_step == progress.step` says that this is the best so far. The global
-    batch, hence the loss up to rounding, does not depend on processes, micro-batch or restarts.
+    batch does not depend on processes, micro-batch or restarts, and so, up to rounding and but for
+    dropout's masks, neither does the loss.
 
     Args:
         stop: asked before each step; a number that is not 0 is a signal to save and stop.
@@ -77,14 +79,15 @@ def fit(
         UserError: the loss is no longer a number, or too many gradients in a row were not.
     """
     train, context = settings.train, settings.model.context
-    sharded = world.shards(model)
-    core = torch.compile(model) if world.compile else model
-    wrapped = world.wrap(core, sharded)  # type: ignore[arg-type]
+    # a validation has windows of its own number and length: each shape is compiled for itself
+    core = torch.compile(model, dynamic=False) if world.compile else model
+    wrapped = world.wrap(core)  # type: ignore[arg-type]
     parameters = list(model.parameters())
     half = world.compute == torch.float16
     guard = Guard(vars(progress), train.max_skips, half, world.device)
     peak = peak_flops(world.device)
     sums = _carried(progress, world)
+    norm = torch.tensor(math.nan)
     model.train()
     progress_bar = bar(train.steps, "train", "step", initial=progress.step, disable=world.rank > 0)
     started = time.perf_counter() - progress.seconds
@@ -98,17 +101,44 @@ def fit(
 
     def stop_if_told() -> float:
         """Seconds so far, the same for all processes, unless one of them is told to stop."""
+        world.check_parent()
         signal, seconds = world.largest(stop(), time.perf_counter() - started)
         if signal:
             keep()
             raise Stopped(f"stopped at step {progress.step:,}, which is saved", int(signal))
         return seconds
 
+    def point() -> None:
+        """Record a point of the training curve, over the steps since the last one."""
+        nonlocal clock, timed_steps
+        skipped = guard.check(progress.step)
+        loss_sum, loss_steps = world.sum(sums).tolist()
+        if not math.isfinite(loss_sum):
+            raise diverged(f"the training loss is {loss_sum} at step {progress.step}")
+        metrics = {
+            "learning_rate": optimizers[0].param_groups[0]["lr"],
+            "skipped_steps": float(skipped),
+        }
+        if loss_steps:
+            metrics |= {"train_loss": loss_sum / loss_steps, "grad_norm": norm.item()}
+        if timed_steps:
+            seconds = (time.perf_counter() - clock) / timed_steps
+            speed = train.batch_size * context / seconds
+            metrics |= {"tokens_per_second": speed, "step_ms": 1000 * seconds}
+            if peak:
+                metrics["mfu"] = model.flops_per_token() * speed / (peak * world.size)
+        record(progress.step, metrics)
+        sums.zero_()
+        progress.pending = 0
+        clock, timed_steps = time.perf_counter(), 0
+
     while True:
         seconds = stop_if_told()
         place = _place(progress.step, seconds, train)
         at_end = place >= train.steps or progress.stale >= (train.patience or math.inf)
         due = progress.step % train.eval_interval == 0 or at_end
+        if progress.pending and (progress.pending >= train.log_interval or at_end):
+            point()
         if due and progress.scored_step < progress.step:
             paused = time.perf_counter()
             nats, count = total_loss(
@@ -134,38 +164,17 @@ def fit(
         if at_end:
             break
 
-        world.check_parent()
-        share = optim.rate(place, train)
-        optim.set_rate(optimizers, share)
+        optim.set_rate(optimizers, optim.rate(progress.step, place, train))
         loss = _accumulate(wrapped, train_tokens, settings, world, progress.step, guard.scale)
         norm = guard.norm(parameters, train.grad_clip)
         bad = guard.step(optimizers, norm)
-        good = torch.stack((loss, loss.new_tensor(1 / world.size)))
-        sums = sums + torch.where(bad > 0, torch.zeros_like(good), good)
+        # each step is counted once, by the first process
+        good = torch.stack((loss, torch.full_like(loss, float(world.rank == 0))))
+        sums += torch.where(bad > 0, torch.zeros_like(sums), good)
         progress.step += 1
+        progress.pending += 1
         timed_steps += 1
         progress_bar.update()
-
-        if progress.step % train.log_interval == 0 or progress.step == train.steps:
-            skipped = guard.check(progress.step)
-            loss_sum, loss_steps = world.sum(sums).tolist()
-            step_seconds = (time.perf_counter() - clock) / timed_steps
-            speed = train.batch_size * context / step_seconds
-            metrics = {
-                "learning_rate": train.learning_rate * share,
-                "skipped_steps": float(skipped),
-                "tokens_per_second": speed,
-                "step_ms": 1000 * step_seconds,
-            }
-            if peak:
-                metrics["mfu"] = model.flops_per_token() * speed / (peak * world.size)
-            if loss_steps:
-                if not math.isfinite(loss_sum):
-                    raise diverged(f"the training loss is {loss_sum} at step {progress.step}")
-                metrics |= {"train_loss": loss_sum / loss_steps, "grad_norm": norm.item()}
-            record(progress.step, metrics)
-            sums = torch.zeros_like(sums)
-            clock, timed_steps = time.perf_counter(), 0
     progress_bar.close()
 
 
@@ -198,7 +207,7 @@ def _accumulate(
     total = torch.zeros((), device=world.device)
     for index, part in enumerate(parts):
         if settings.model.dropout:
-            # the masks too are a function of the step alone: a restart draws the same ones
+            # the masks are a function of step, process and pass: a restart draws the same ones
             seed = np.random.SeedSequence([settings.seed, step, world.rank, index])
             torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
         world.meet(model, last=index == len(parts) - 1)
@@ -216,6 +225,10 @@ def _accumulate(
 
 
 def _carried(progress: Progress, world: World) -> Tensor:
-    """Loss and steps since the last point, on one process: the others' parts are in it."""
+    """Loss and steps since the last point, on one process: the others' parts are in it.
+
+    In float64 sums of float32 losses are exact, so that they do not depend on their order.
+    """
     values = [progress.loss_sum, progress.loss_steps] if world.rank == 0 else [0.0, 0.0]
-    return torch.tensor(values, device=world.device)
+    dtype = torch.float32 if world.device.type == "mps" else torch.float64
+    return torch.tensor(values, device=world.device, dtype=dtype)

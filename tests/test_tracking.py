@@ -100,7 +100,7 @@ import json, os, signal, time
 from pathlib import Path
 from nanogpt import tracking
 data = {"name": "plays", "digest": "d", "source": "s"}
-tracking.start(Path("killed"), "plays", "0123456789", {}, {}, data)
+tracking.start(Path("killed"), "plays", "0123456789", {}, {}, data).sync(4)
 while json.loads(Path("killed/run.json").read_text()).get("sent_rows") != 4:
     time.sleep(0.01)
 os.kill(os.getpid(), signal.SIGKILL)

@@ -225,7 +225,7 @@ def test_a_foreign_save_is_refused(new_recipe: Callable[..., Recipe]) -> None:
     assert mine
     assert theirs
     shutil.copy(weights(theirs), weights(mine))
-    assert "belongs to another model: blocks.1." in recipe.run("train", code=2)
+    assert "is not a whole save of this model: blocks.1." in recipe.run("train", code=2)
     weights(mine).write_bytes(b"not a checkpoint at all")
     assert "is not a whole save" in recipe.run("train", code=2)
 

@@ -15,6 +15,7 @@ from nanogpt.distributed import join
 from nanogpt.errors import Stopped, UserError
 from nanogpt.evaluation import measures, total_loss, window_total
 from nanogpt.model import GPT, GPTConfig
+from nanogpt.muon import orthogonal
 from nanogpt.trainer import Progress, fit
 from tests.recipes import ROOT, quick
 
@@ -120,6 +121,35 @@ def test_a_diverged_training_stops_and_says_what_to_try() -> None:
         training.model.blocks[0].mlp.up.weight[0, 0] = float("nan")
     with pytest.raises(UserError, match=r"loss is nan at step 0.*lower train\.learning_rate"):
         training.run()
+
+
+def test_muon_takes_each_matrix_by_itself() -> None:
+    # as wide inside as queries, keys and values together: one shape, and other parts
+    training = Training(quick(model__n_inner=96))
+    model, (_, muon) = training.model, training.optimizers
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    muon.step()
+    for name, p in model.named_parameters():
+        if "blocks." in name and p.ndim == 2:
+            assert p.grad is not None
+            step = (before[name] - p.detach()) / muon.param_groups[0]["lr"]
+            rows = 32 if "qkv" in name else len(p)
+            for part, grad in zip(step.split(rows), p.grad.split(rows), strict=True):
+                tall = len(grad) > grad.shape[1]
+                done = orthogonal((grad.mT if tall else grad)[None], torch.float32)[0]
+                scaled = done.mT * (len(grad) / grad.shape[1]) ** 0.5 if tall else done
+                assert torch.allclose(part, scaled, atol=1e-3), name
+
+
+def test_muon_makes_directions_about_equally_long() -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.randn(3, 20, 50, generator=generator)
+    matrices *= torch.tensor([1e-8, 1, 1e8])[:, None, None]
+    for values in torch.linalg.svdvals(orthogonal(matrices, torch.float32)):
+        assert values.min() > 0.2
+        assert values.max() < 2.0
 
 
 def inject(training: Training, steps: range, value: float) -> None:
@@ -250,7 +280,7 @@ def test_schedules(schedule: str) -> None:
         train__decay_steps=40,
         train__min_lr_ratio=0.1,
     ).train
-    rates = [optim.rate(step, train) for step in range(101)]
+    rates = [optim.rate(step, step, train) for step in range(101)]
     assert all(a < b for a, b in pairwise(rates[:11]))
     assert rates[10] == 1
     assert all(a >= b for a, b in pairwise(rates[10:]))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nanogpt.config import Settings, load
 from nanogpt.errors import Stopped, UserError
+from nanogpt.files import write_text
 
 # torch warns of its own insides, such as an address that has no name; read when it is imported
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -59,4 +60,4 @@ def _record_time(folder: Path, stage: str, seconds: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "seconds.json"
     times = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(times | {stage: round(seconds, 2)}, indent=1))
+    write_text(path, json.dumps(times | {stage: round(seconds, 2)}, indent=1))

@@ -26,7 +26,7 @@ from nanogpt.card import write_card
 from nanogpt.config import Settings
 from nanogpt.distributed import World, join, lost_peer, process_count
 from nanogpt.errors import Stopped, UserError
-from nanogpt.files import whole_folder, write_text
+from nanogpt.files import remove_folder, whole_folder, write_text
 from nanogpt.journal import Journal, read, write_curves
 from nanogpt.launch import LOST_PEER, launch
 from nanogpt.model import GPT, GPTConfig
@@ -80,16 +80,16 @@ def train(args: argparse.Namespace, settings: Settings, tokens: Tokens, world: W
     same = settings.model_dump(include={"seed", "model", "train"})
     fingerprint = checkpoint.fingerprint(same, tokens.digest)
     folder = Path(settings.data, "state", fingerprint[:16])
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / "lock").open("w")
+    newest = -1
     if world.rank == 0:
         # a file server keeps the lock of a machine that lost its power for a minute and more
-        _hold(lock, folder, seconds=10 if settings.machine.nodes == 1 else 120)
+        lock = _hold(folder, seconds=10 if settings.machine.nodes == 1 else 120)
         checkpoint.clean(folder)
-    world.barrier()
+        newest = checkpoint.latest(folder)
+    step = int(world.largest(newest)[0])  # of the first process: a file server may lag
     progress, rows = Progress(), None
-    if last := checkpoint.latest(folder):
-        progress, rows = _resume(last, model, optimizers, world)
+    if step >= 0:
+        progress, rows = _resume(checkpoint.place(folder, step), model, optimizers, world)
     saver = checkpoint.Saver(folder, world)
 
     def save(progress: Progress, rows: int = 0, tell: Callable[[], None] = lambda: None) -> None:
@@ -103,8 +103,8 @@ def train(args: argparse.Namespace, settings: Settings, tokens: Tokens, world: W
         splits = tokens.split("train"), tokens.split("val")
         try:
             fit(model, optimizers, *splits, settings, world, progress, record, save, told)
-        except Stopped:
-            saver.wait()  # all processes write it
+        except (Stopped, UserError):  # raised by all processes, and all of them write the save
+            saver.wait()
             raise
         saver.wait()
 
@@ -118,7 +118,7 @@ def train(args: argparse.Namespace, settings: Settings, tokens: Tokens, world: W
         f"train: {facts['parameters']:,} parameters, {settings.train.steps:,} steps of"
         f" {settings.train.batch_size * shape.context:,} tokens, on {facts['processes']} x"
         f" {facts['device']} in {facts['dtype']}"
-        + (f"; going on from step {progress.step:,}" if last else ""),
+        + (f"; going on from step {step:,}" if step >= 0 else ""),
         file=sys.stderr,
         flush=True,
     )
@@ -142,6 +142,7 @@ def train(args: argparse.Namespace, settings: Settings, tokens: Tokens, world: W
 
     try:
         fitted(journal.record, save_with_curves)
+        run.sync(journal.save())  # the last score may have no save of its own
         publish(args, settings, tokens, model, progress, folder)
         outbox.end(
             run,
@@ -160,16 +161,23 @@ def train(args: argparse.Namespace, settings: Settings, tokens: Tokens, world: W
             told_to = isinstance(error, (Stopped, KeyboardInterrupt))
             outbox.end(run, "KILLED" if told_to else "FAILED")
         raise
-    shutil.rmtree(folder)
+    remove_folder(folder)
+    lock.close()
 
 
-def _hold(lock: TextIO, folder: Path, seconds: int) -> None:
+def _hold(folder: Path, seconds: int) -> TextIO:
     """Keep a second training away; workers of a killed one may need a moment to see that."""
     for _ in range(10 * seconds):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "lock"
+        lock = path.open("w")
         try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock  # and not that of a folder which a finished training has just removed
         except BlockingIOError:
             time.sleep(0.1)
+        lock.close()
     raise UserError(f"another process is training this very model, in {folder}; wait for it")
 
 

@@ -1,0 +1,384 @@
+"""`kill -9` at random instants of a training, on one and on two processes.
+
+    make torture                                            50 kills each, some 15 minutes each
+    NANOGPT_TORTURE_SEED=7 python -m pytest tests/test_torture.py     the instants of a seed again
+
+An instant is the n-th time that a process is about to change a file of some kind, or a moment
+later. There the process stops by itself, is looked at, and is ended from outside: with all others,
+alone, or in place of its launcher. Afterwards no file may be unreadable, and the same command goes
+on; at the end everything must be as if nothing had happened.
+"""
+
+import csv
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from nanogpt.weights import load_model
+from tests.recipes import ROOT, Recipe
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+STEPS, INTERVAL = 90, 3
+SETTINGS: dict[str, Any] = {
+    "download__corpus": "text/*.txt",
+    "train__steps": STEPS,
+    "train__eval_interval": INTERVAL,
+    "train__batch_size": 64,
+}
+PATIENCE = 60  # seconds for processes that lost one of them to end by themselves
+
+# Read by Python when it starts: writes down each change of a file, and stops where it is told to.
+WATCH = """
+import itertools, json, os, re, signal, sys, threading, time
+
+aim = json.loads(os.environ["AIM"])
+here = os.getcwd()
+log = os.open(os.environ["LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+count = itertools.count(1)
+since = False
+
+def name(path, folder=None):
+    path = os.fsdecode(path)
+    folder = here if folder in (None, -1) else os.readlink(f"/proc/self/fd/{folder}")
+    return os.path.relpath(os.path.join(folder, path), here)
+
+def note(**values):
+    os.write(log, (json.dumps({"time": time.monotonic(), **values}) + "\\n").encode())
+
+def stop(change):
+    places = set()
+    for frame in sys._current_frames().values():
+        while frame:
+            if "/nanogpt/" in frame.f_code.co_filename:
+                places.add(frame.f_code.co_name)
+            frame = frame.f_back
+    note(stopped=sorted(places), after=change)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+def hook(event, args):
+    global since
+    if event == "open":
+        if isinstance(args[0], int) or not args[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        change = "write " + name(args[0])
+    elif event == "os.mkdir":
+        change = "mkdir " + name(args[0], args[2])
+    elif event == "os.rename":
+        change = "rename " + name(args[0], args[2])
+    elif event in ("os.remove", "os.rmdir", "shutil.rmtree"):
+        change = event.split(".")[1] + " " + name(*args[:2])
+    else:
+        return
+    if not re.search(" (data/|mlruns/|mlflow.db)", change):
+        return
+    note(change=change)
+    since = since or bool(re.search(aim["since"], change))
+    if since and re.search(aim["pattern"], change) and next(count) == aim["nth"]:
+        if aim["delay"]:
+            timer = threading.Timer(aim["delay"], stop, [change])
+            timer.daemon = True
+            timer.start()
+        else:
+            stop(change)
+
+if os.environ.get("RANK", "0") == aim["rank"] and (aim["alone"] or "RANK" in os.environ):
+    sys.addaudithook(hook)
+"""
+
+STATE = r"data/test/state/\w+"
+SAVE = rf"{STATE}/save-\d+"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Changes of files that `pattern` finds, once `since` was found."""
+
+    pattern: str
+    since: str = ""
+    later: float = 0.0  # and at most so many seconds later, before the next such change
+    nth: int = 10**9  # no more than so many, so that a training takes several kills
+
+
+# `write`, `mkdir`, `rename` or `remove`, and a path: about to happen
+FIRST = "MLflow's tables"
+UNDER_WAY = {
+    "start": Kind(f"write {STATE}/lock$", later=0.5, nth=1),
+    "step or validation": Kind(rf"rename {SAVE}\.partial$", later=math.inf, nth=3),
+    "save": Kind(rf"\w+ {SAVE}\.partial/", nth=12),
+    "rename of a save": Kind(rf"rename {SAVE}\.partial$", nth=3),
+    "removal of an old save": Kind(rf"(re\w+|rm\w+) {SAVE}(/|$)", nth=8),
+    "journal and run": Kind(rf"{STATE}/(journal|run)\.json", nth=10),
+}
+AT_THE_END = {
+    "publish": Kind(r"data/test/(model|curves|train)", since=r"mkdir data/test/model\.partial"),
+    "register": Kind(r"rename data/\.outbox/training-\w+\.partial$", later=math.inf, nth=1),
+    "removal of the state": Kind(STATE, since=rf"(rmtree|rename) {STATE}$"),
+}
+KINDS = UNDER_WAY | AT_THE_END | {FIRST: Kind(r"write mlflow\.db\.lock", later=1.5, nth=1)}
+
+# what the threads of a process were about when it was stopped, and functions that say so
+DOING = {
+    "in a step": {"_accumulate", "norm", "step"},
+    "in a validation": {"total_loss"},
+    "in a save": {"_finish"},
+    "in the publish": {"publish"},
+    "in the registration": {"_send_training"},
+    "in a removal": {"remove_folder"},
+    "talking to MLflow": {"connect", "open", "send"},
+}
+
+
+@dataclass(frozen=True)
+class Aim:
+    """An instant: after the `nth` change of the kind, in the process of this rank."""
+
+    pattern: str
+    since: str
+    nth: int
+    delay: float  # seconds
+    rank: str
+    alone: bool
+
+
+class Torture:
+    """Trainings of one recipe, all of them killed now and then but the first."""
+
+    def __init__(self, tokenized: Path, folder: Path, processes: int, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.processes = processes
+        self.folder = folder
+        self.tokenized = tokenized
+        self.hit: Counter[str] = Counter()
+        (folder / "watch").mkdir()
+        (folder / "watch" / "sitecustomize.py").write_text(WATCH)
+        self.whole = self.new("whole")
+        nowhere = Aim("$^", "$^", 0, 0.0, "0", processes == 1)
+        process = self.start(self.whole, nowhere)
+        printed, _ = process.communicate()
+        assert process.returncode == 0, printed
+        self.changes = [(line["time"], line["change"]) for line in self.log()]
+        self.expected = everything(self.whole)
+        self.metrics = tracked(self.whole)
+
+    def new(self, name: str) -> Recipe:
+        """A recipe with tokens, and without a database of MLflow."""
+        shutil.copytree(self.tokenized, self.folder / name)
+        return Recipe(self.folder / name, machine__processes=self.processes, **SETTINGS)
+
+    def start(self, recipe: Recipe, aim: Aim) -> "subprocess.Popen[str]":
+        """Start the training, watched."""
+        (self.folder / "log").unlink(missing_ok=True)
+        watched = {
+            "PYTHONPATH": f"{ROOT}:{self.folder / 'watch'}",
+            "AIM": json.dumps(asdict(aim)),
+            "LOG": str(self.folder / "log"),
+        }
+        words = [f"{key}={value}" for key, value in watched.items()]
+        return recipe.start(["env", *words, *recipe.command("train")])
+
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.folder / "log").read_text().splitlines()]
+
+    def aim(self, kind: Kind) -> Aim:
+        """A random instant of a kind, among those that the undisturbed training had."""
+        rank = "1" if kind is KINDS["save"] and self.random.random() < self.processes - 1.5 else "0"
+        since = next(
+            i for i, (_, change) in enumerate(self.changes) if re.search(kind.since, change)
+        )
+        times = [at for at, change in self.changes[since:] if re.search(kind.pattern, change)]
+        nth = self.random.randint(1, min(len(times), kind.nth))
+        delay = 0.0
+        if kind.later:
+            gap = [*times, self.changes[-1][0]][nth] - times[nth - 1]
+            delay = self.random.random() * min(gap, kind.later)
+        if rank == "1":
+            nth = self.random.randint(1, 6)
+        return Aim(kind.pattern, kind.since, nth, delay, rank, self.processes == 1)
+
+    def kill(self, recipe: Recipe, name: str) -> bool:
+        """Train until an instant of this kind, and kill some or all processes there.
+
+        Returns:
+            Whether it came before the end.
+        """
+        aim = self.aim(KINDS[name])
+        victim = self.random.choice(["all", "launcher", "it"] if self.processes > 1 else ["all"])
+        process = self.start(recipe, aim)
+        launcher = psutil.Process(process.pid)
+        family = [launcher]
+        while not (stopped := [p for p in family if is_stopped(p)]) and process.poll() is None:
+            time.sleep(0.002)
+            family = [launcher, *children(launcher)]
+        if not stopped:  # the instant was later than its end
+            printed, _ = process.communicate()
+            assert process.returncode == 0, printed
+            return False
+        for member in {"all": family, "launcher": [launcher], "it": stopped}[victim]:
+            member.send_signal(signal.SIGKILL)
+        if victim == "launcher":
+            stopped[0].send_signal(signal.SIGCONT)
+        printed, _ = process.communicate(timeout=PATIENCE)  # until the last of them is gone
+        assert "Traceback" not in printed, printed
+        if victim == "it" and self.processes > 1:
+            assert process.returncode == 1, printed
+            assert "run the same command to go on" in printed
+        (line,) = [line for line in self.log() if "stopped" in line]
+        doing = [what for what, names in DOING.items() if names & set(line["stopped"])]
+        self.hit.update([name, *doing])
+        when = f"{aim.delay:.3f} s after" if aim.delay else "before"
+        print(f"{name}: {victim} of {self.processes}, {when} {line['after']}:", ", ".join(doing))
+        every_file_is_readable(recipe)
+        return True
+
+    def hands(self, kills: int) -> Iterator[list[str]]:
+        """What befalls each training: five kills under way, then three at its end, or fewer."""
+        middle, end = self.shuffled(UNDER_WAY), self.shuffled(AT_THE_END)
+        while kills:
+            last = min(3, kills // 2)
+            first = min(5, kills - last)
+            yield [FIRST, *islice(middle, first - 1), *islice(end, last)]
+            kills -= first + last
+
+    def train(self, name: str, kinds: list[str]) -> None:
+        """Train to the end, with these kills on the way."""
+        recipe = self.new(name)
+        while kinds:
+            if self.kill(recipe, kinds[0]):
+                kinds.pop(0)
+            if not any(path.suffix == "" for path in recipe.data.glob("state/*")):
+                break  # nothing is left to do: others went on to the end, or it had come
+        else:
+            recipe.run("train")
+            assert not list(recipe.folder.glob("data/**/*.partial"))
+        self.ends_as_undisturbed(recipe)
+        if kinds:
+            self.train(f"{name} again", kinds)
+
+    def shuffled(self, kinds: dict[str, Kind]) -> Iterator[str]:
+        """All of them in random order, again and again."""
+        while True:
+            yield from self.random.sample(list(kinds), len(kinds))
+
+    def ends_as_undisturbed(self, recipe: Recipe) -> None:
+        """The same files, the same bytes, and one run in MLflow."""
+        there = everything(recipe)
+        assert set(there) == set(self.expected)
+        assert [name for name in there if there[name] != self.expected[name]] == []
+        assert tracked(recipe) == self.metrics
+
+
+def is_stopped(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return list(process.children(recursive=True))
+    except psutil.NoSuchProcess:
+        return []
+
+
+def every_file_is_readable(recipe: Recipe) -> None:
+    """Every file and folder that does not say it is partial is whole."""
+    for path in recipe.folder.glob("data/**/*"):
+        if path.is_dir() or ".partial" in str(path):
+            continue
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".jsonl":
+            for line in path.read_text().split("\n")[:-1]:
+                json.loads(line)
+        elif path.suffix == ".safetensors":
+            assert load_file(path)
+        elif path.suffix == ".csv":
+            assert len({len(row) for row in csv.reader(path.read_text().splitlines())}) == 1
+    for save in recipe.data.glob("state/*/save-????????"):
+        assert (save / "progress.json").exists(), save
+        assert list(save.glob("*.safetensors")), save
+    if (recipe.data / "model").exists():
+        load_model(recipe.data / "model")
+
+
+def everything(recipe: Recipe) -> dict[str, bytes]:
+    """What a training leaves behind, but for its duration and what it resumes from."""
+    return {
+        str(path.relative_to(recipe.folder)): path.read_bytes()
+        for path in recipe.folder.glob("data/**/*")
+        if path.is_file() and path.name != "seconds.json" and "state" not in path.parts
+    }
+
+
+def tracked(recipe: Recipe) -> dict[str, Any]:
+    """What MLflow has of the one run: status, versions, and the values of each curve."""
+    client = MlflowClient(f"sqlite:///{recipe.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("test")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    versions = client.search_model_versions("name = 'nanogpt-test'")
+    ours = ("train_loss", "val_loss", "learning_rate", "grad_norm", "skipped_steps")
+    return {
+        "status": run.info.status,
+        "params": run.data.params,
+        "versions": [(v.version, v.run_id == run.info.run_id, v.tags) for v in versions],
+        "candidate": client.get_model_version_by_alias("nanogpt-test", "candidate").version,
+    } | {
+        key: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, key)]
+        for key in ours
+    }
+
+
+@pytest.fixture(scope="module")
+def tokenized(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """A recipe's folder after download and tokenize."""
+    recipe = Recipe(tmp_path_factory.mktemp("tokenized"), **SETTINGS)
+    shutil.copy(empty_database, recipe.folder / "mlflow.db")
+    (recipe.folder / "text").mkdir()
+    for file in (ROOT / "nanogpt").glob("*.py"):
+        (recipe.folder / "text" / f"{file.stem}.txt").write_bytes(file.read_bytes())
+    recipe.run("download")
+    recipe.run("tokenize")
+    return recipe.folder
+
+
+@pytest.mark.parametrize(
+    ("processes", "kills"),
+    [
+        (1, 3),
+        (2, 3),
+        pytest.param(1, 50, marks=pytest.mark.torture),
+        pytest.param(2, 50, marks=pytest.mark.torture),
+    ],
+)
+def test_killed_anywhere_it_ends_as_undisturbed(
+    tokenized: Path, tmp_path: Path, processes: int, kills: int
+) -> None:
+    seed = int(os.environ.get("NANOGPT_TORTURE_SEED", random.randrange(10**6)))
+    kills = int(os.environ.get("NANOGPT_TORTURE_KILLS", kills))
+    print(f"NANOGPT_TORTURE_SEED={seed}")
+    torture = Torture(tokenized, tmp_path, processes, seed)
+    for number, hand in enumerate(torture.hands(kills)):
+        torture.train(f"killed {number}", hand)
+    print(f"{kills} kills on {processes}:", dict(torture.hit))
+    assert kills < 50 or set(torture.hit) == {*KINDS, *DOING}
