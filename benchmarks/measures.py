@@ -43,7 +43,7 @@ def warm_up(ours: Ours, theirs: Theirs | None) -> None:
 
 def steps(ours: Ours, theirs: Theirs | None, seeds: int) -> Figures:
     """Seconds a step of the quick start, on one core and on all, without start-up."""
-    count, rounds = 200, []
+    count, rounds = 300, []
     for cores in dict.fromkeys((1, CORES)):
         for _ in range(seeds):
             short: Figures = {"train": {"steps": count}}

@@ -16,7 +16,7 @@ import yaml
 from benchmarks.processes import CORES, ROOT, Finished, run
 
 QUICK_START = ROOT / "pipelines/tiny_shakespeare_nanogpt/params.yaml"  # nanoGPT's, as a recipe
-WARM_UP = 20  # steps that no figure of speed counts
+WARM_UP = 100  # steps that no figure of speed counts
 VALIDATION = re.compile(r"step (\d+): train loss")
 ITERATION = re.compile(r"iter (\d+): loss")
 

@@ -46,64 +46,6 @@ SETTINGS: dict[str, Any] = {
 }
 PATIENCE = 60  # seconds for processes that lost one of them to end by themselves
 
-# Read by Python when it starts: writes down each change of a file, and stops where it is told to.
-WATCH = """
-import itertools, json, os, re, signal, sys, threading, time
-
-aim = json.loads(os.environ["AIM"])
-here = os.getcwd()
-log = os.open(os.environ["LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-count = itertools.count(1)
-since = False
-
-def name(path, folder=None):
-    path = os.fsdecode(path)
-    folder = here if folder in (None, -1) else os.readlink(f"/proc/self/fd/{folder}")
-    return os.path.relpath(os.path.join(folder, path), here)
-
-def note(**values):
-    os.write(log, (json.dumps({"time": time.monotonic(), **values}) + "\\n").encode())
-
-def stop(change):
-    places = set()
-    for frame in sys._current_frames().values():
-        while frame:
-            if "/nanogpt/" in frame.f_code.co_filename:
-                places.add(frame.f_code.co_name)
-            frame = frame.f_back
-    note(stopped=sorted(places), after=change)
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-def hook(event, args):
-    global since
-    if event == "open":
-        if isinstance(args[0], int) or not args[2] & (os.O_WRONLY | os.O_RDWR):
-            return
-        change = "write " + name(args[0])
-    elif event == "os.mkdir":
-        change = "mkdir " + name(args[0], args[2])
-    elif event == "os.rename":
-        change = "rename " + name(args[0], args[2])
-    elif event in ("os.remove", "os.rmdir", "shutil.rmtree"):
-        change = event.split(".")[1] + " " + name(*args[:2])
-    else:
-        return
-    if not re.search(" (data/|mlruns/|mlflow.db)", change):
-        return
-    note(change=change)
-    since = since or bool(re.search(aim["since"], change))
-    if since and re.search(aim["pattern"], change) and next(count) == aim["nth"]:
-        if aim["delay"]:
-            timer = threading.Timer(aim["delay"], stop, [change])
-            timer.daemon = True
-            timer.start()
-        else:
-            stop(change)
-
-if os.environ.get("RANK", "0") == aim["rank"] and (aim["alone"] or "RANK" in os.environ):
-    sys.addaudithook(hook)
-"""
-
 STATE = r"data/test/state/\w+"
 SAVE = rf"{STATE}/save-\d+"
 
@@ -168,8 +110,6 @@ class Torture:
         self.folder = folder
         self.tokenized = tokenized
         self.hit: Counter[str] = Counter()
-        (folder / "watch").mkdir()
-        (folder / "watch" / "sitecustomize.py").write_text(WATCH)
         self.whole = self.new("whole")
         nowhere = Aim("$^", "$^", 0, 0.0, "0", processes == 1)
         process = self.start(self.whole, nowhere)
@@ -188,7 +128,7 @@ class Torture:
         """Start the training, watched."""
         (self.folder / "log").unlink(missing_ok=True)
         watched = {
-            "PYTHONPATH": f"{ROOT}:{self.folder / 'watch'}",
+            "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'watch'}",
             "AIM": json.dumps(asdict(aim)),
             "LOG": str(self.folder / "log"),
         }
@@ -374,7 +314,9 @@ def tokenized(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) ->
 def test_killed_anywhere_it_ends_as_undisturbed(
     tokenized: Path, tmp_path: Path, processes: int, kills: int
 ) -> None:
-    seed = int(os.environ.get("NANOGPT_TORTURE_SEED", random.randrange(10**6)))
+    # the short form is the same each time: what it finds is due to a change
+    chosen = random.randrange(10**6) if kills == 50 else 0
+    seed = int(os.environ.get("NANOGPT_TORTURE_SEED", chosen))
     kills = int(os.environ.get("NANOGPT_TORTURE_KILLS", kills))
     print(f"NANOGPT_TORTURE_SEED={seed}")
     torture = Torture(tokenized, tmp_path, processes, seed)
