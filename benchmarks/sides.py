@@ -16,7 +16,7 @@ import yaml
 from benchmarks.processes import CORES, ROOT, Finished, run
 
 QUICK_START = ROOT / "pipelines/tiny_shakespeare_nanogpt/params.yaml"  # nanoGPT's, as a recipe
-WARM_UP = 100  # steps that no figure of speed counts
+WARM_UP = 1 / 3  # of the steps, which no figure of speed counts: mlflow is imported beside them
 VALIDATION = re.compile(r"step (\d+): train loss")
 ITERATION = re.compile(r"iter (\d+): loss")
 
@@ -27,7 +27,7 @@ class Training:
 
     command: Finished
     first_step: float  # when the first step that is printed or recorded was done
-    step_seconds: float  # mean over all steps but the first WARM_UP, without validation
+    step_seconds: float  # mean over the steps after the WARM_UP, without validation
     losses: list[dict[str, float]] = field(default_factory=list)  # step, seconds, loss (whole val)
 
 
@@ -87,7 +87,8 @@ class Ours:
         )
         if not validations:
             raise SystemExit(f"bench: MLflow has no metrics of {recipe}:\n{done.text}")
-        steady = [s["value"] for s in speeds if s["step"] > WARM_UP]
+        last = speeds[-1]["step"]
+        steady = [s["value"] for s in speeds if s["step"] > WARM_UP * last]
         losses = [{"step": v["step"], "seconds": v["at"], "loss": v["value"]} for v in validations]
         training = Training(done, speeds[0]["at"], statistics.fmean(steady) / 1000, losses)
         return training, recipe / "data" / recipe.name / "model"
@@ -132,7 +133,8 @@ class Theirs:
         spans = [
             (last - first, end - begin)
             for (first, begin), (last, end) in itertools.pairwise(printed)
-            if first >= WARM_UP and validations.isdisjoint(range(first + 1, last + 1))
+            if first >= WARM_UP * printed[-1][0]
+            and validations.isdisjoint(range(first + 1, last + 1))
         ]
         count, seconds = (sum(values) for values in zip(*spans, strict=True))
         return Training(done, printed[0][1], seconds / count)
