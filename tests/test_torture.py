@@ -255,6 +255,8 @@ def every_file_is_readable(recipe: Recipe) -> None:
         elif path.suffix == ".csv":
             assert len({len(row) for row in csv.reader(path.read_text().splitlines())}) == 1
     for save in recipe.data.glob("state/*/save-????????"):
+        if ".partial" in str(save):  # what was being removed
+            continue
         assert (save / "progress.json").exists(), save
         assert list(save.glob("*.safetensors")), save
     if (recipe.data / "model").exists():
