@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.recipes import ROOT, Recipe
+
 os.environ |= {
     "OMP_NUM_THREADS": "2",  # before torch is imported, here or in a child process
     "DO_NOT_TRACK": "true",
@@ -46,6 +48,19 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
+
+
+@pytest.fixture(scope="session")
+def tokenized(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """A recipe's folder after download and tokenize: the library's own text, a file a document."""
+    recipe = Recipe(tmp_path_factory.mktemp("tokenized"), download__corpus="text/*.txt")
+    shutil.copy(empty_database, recipe.folder / "mlflow.db")
+    (recipe.folder / "text").mkdir()
+    for file in (ROOT / "nanogpt").glob("*.py"):
+        (recipe.folder / "text" / f"{file.stem}.txt").write_bytes(file.read_bytes())
+    recipe.run("download")
+    recipe.run("tokenize")
+    return recipe.folder
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from nanogpt.weights import weights_sha256
-from tests.recipes import ROOT, Recipe
+from tests.recipes import Recipe
 
 NAMES = [f"nanogpt-{os.getpid()}-{n}" for n in (1, 2)]
 PORT = 29400
@@ -79,18 +79,6 @@ def hosts() -> Iterator[list[Host]]:
     for host in made:
         host.cut_the_power()
         ip("netns", "delete", host.name)
-
-
-@pytest.fixture(scope="module")
-def tokenized(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
-    recipe = Recipe(tmp_path_factory.mktemp("tokenized"), download__corpus="text/*.txt")
-    shutil.copy(empty_database, recipe.folder / "mlflow.db")
-    (recipe.folder / "text").mkdir()
-    for file in (ROOT / "nanogpt").glob("*.py"):
-        (recipe.folder / "text" / f"{file.stem}.txt").write_bytes(file.read_bytes())
-    recipe.run("download")
-    recipe.run("tokenize")
-    return recipe.folder
 
 
 def new_recipe(tokenized: Path, folder: Path, nodes: int | str) -> Recipe:

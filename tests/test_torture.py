@@ -122,6 +122,7 @@ class Torture:
     def new(self, name: str) -> Recipe:
         """A recipe with tokens, and without a database of MLflow."""
         shutil.copytree(self.tokenized, self.folder / name)
+        (self.folder / name / "mlflow.db").unlink()  # the first kill is in the making of its tables
         return Recipe(self.folder / name, machine__processes=self.processes, **SETTINGS)
 
     def start(self, recipe: Recipe, aim: Aim) -> "subprocess.Popen[str]":
@@ -289,19 +290,6 @@ def tracked(recipe: Recipe) -> dict[str, Any]:
         key: [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, key)]
         for key in ours
     }
-
-
-@pytest.fixture(scope="module")
-def tokenized(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
-    """A recipe's folder after download and tokenize."""
-    recipe = Recipe(tmp_path_factory.mktemp("tokenized"), **SETTINGS)
-    shutil.copy(empty_database, recipe.folder / "mlflow.db")
-    (recipe.folder / "text").mkdir()
-    for file in (ROOT / "nanogpt").glob("*.py"):
-        (recipe.folder / "text" / f"{file.stem}.txt").write_bytes(file.read_bytes())
-    recipe.run("download")
-    recipe.run("tokenize")
-    return recipe.folder
 
 
 @pytest.mark.parametrize(

@@ -13,20 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from nanogpt.weights import weights_sha256
-from tests.recipes import ROOT, Recipe
-
-
-@pytest.fixture(scope="module")
-def tokenized(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
-    """A recipe's folder after download and tokenize: the library's own text, a file a document."""
-    recipe = Recipe(tmp_path_factory.mktemp("tokenized"), download__corpus="text/*.txt")
-    shutil.copy(empty_database, recipe.folder / "mlflow.db")
-    (recipe.folder / "text").mkdir()
-    for file in (ROOT / "nanogpt").glob("*.py"):
-        (recipe.folder / "text" / f"{file.stem}.txt").write_bytes(file.read_bytes())
-    recipe.run("download")
-    recipe.run("tokenize")
-    return recipe.folder
+from tests.recipes import Recipe
 
 
 @pytest.fixture
