@@ -6,6 +6,7 @@
 PYTHON ?= python3
 RECIPE ?= .
 PROMPT ?=
+LIKE ?= pipelines/finetune_shakespeare
 VENV ?= .venv
 
 BIN := $(VENV)/bin
@@ -23,7 +24,7 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 # `value`, so that neither make nor the shell reads anything into a prompt.
 export PROMPT_TEXT := $(value PROMPT)
 
-.PHONY: help run test torture lint types check flow join deploy undeploy sample ui sync-tracking bench recipes lock clean
+.PHONY: help run finetune-shakespeare finetune baselines test torture lint types check flow join deploy undeploy sample ui sync-tracking bench recipes lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-16s%s\n", $$1, $$2}'
@@ -31,6 +32,16 @@ help: ## list the targets
 run: $(READY) ## do everything: environment, download, tokenize, train, eval, sample, report (RECIPE=)
 	$(BIN)/python -m dvc repro "$(RECIPE)/dvc.yaml"
 	@cd "$(RECIPE)" && python -m nanogpt.report
+
+finetune-shakespeare: $(READY) ## fine-tune a pretrained model on Shakespeare: minutes on two CPU cores
+	@$(MAKE) run RECIPE=pipelines/finetune_shakespeare
+
+finetune: $(READY) ## fine-tune on your text: make finetune CORPUS='path/to/*.txt' (BASE= NAME= LIKE=)
+	@recipe=$$(python -m pipelines.new --like "$(LIKE)" $(if $(NAME),--name "$(NAME)") \
+	  --corpus "$(CORPUS)" $(if $(BASE),--base "$(BASE)")) && $(MAKE) run RECIPE="$$recipe"
+
+baselines: $(READY) ## score pretrained models as they are: a table (BASES="gpt2 smollm2-135m" CORPUS=)
+	@$(BIN)/python -m pipelines.baselines $(if $(CORPUS),--corpus "$(CORPUS)") $(BASES)
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest
@@ -52,8 +63,8 @@ flow: $(READY) ## run a recipe as a Prefect flow; needs no server (RECIPE=)
 
 join: $(READY) ## train on several machines: run it on each (machine.nodes, machine.rendezvous) (RECIPE=)
 	@cd "$(RECIPE)" && data=$$(sed -n 's/^data: *\([^ ]*\).*/\1/p' params.yaml) && \
-	  exec python -m nanogpt.stages.train --tokens "$$data/tokens" --model "$$data/model" \
-	  --curves "$$data/curves" --metrics "$$data/train.json"
+	  exec python -m nanogpt.stages.train --tokens "$$data/tokens" --base "$$data/base" \
+	  --model "$$data/model" --curves "$$data/curves" --metrics "$$data/train.json"
 
 deploy: $(READY) ## start a Prefect server and a worker on this machine, apply prefect.yaml (PORT=4200)
 	$(BIN)/python -m pipelines.local up $(if $(PORT),--port $(PORT))

@@ -20,10 +20,11 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from benchmarks.processes import ROOT
+from nanogpt.architecture import GPTConfig
 from nanogpt.config import load
 from nanogpt.distributed import World, join
 from nanogpt.evaluation import total_loss
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.model import GPT
 from nanogpt.weights import GPT2_NAMES, load_model
 
 

@@ -1,7 +1,9 @@
 """The model card: what a published model is and what it was made of."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nanogpt.config import Settings
 from nanogpt.model import GPT
@@ -10,25 +12,32 @@ from nanogpt.trainer import Progress
 
 
 def write_card(
-    folder: Path, settings: Settings, tokens: Tokens, model: GPT, progress: Progress
+    folder: Path,
+    settings: Settings,
+    tokens: Tokens,
+    base: Mapping[str, Any],
+    model: GPT,
+    progress: Progress,
 ) -> None:
     """Write a model directory's `README.md`; no times, no ids: same training, same bytes."""
     made_of = settings.model_dump(include={"seed", "model", "train"})  # all that `train` depends on
+    data, step_tokens = tokens.manifest, settings.train.batch_size * settings.model.context
+    about, rows, lineage = _of_base(base, progress) if base["base"] else ("", "", "")
     (folder / "README.md").write_text(f"""---
 library_name: transformers
 pipeline_tag: text-generation
----
+{about}---
 # {settings.recipe}
 
 A `{model.config.architecture}` language model of {model.parameter_count():,} parameters, trained on
-`{tokens.manifest["corpus"]}`.
+`{data["corpus"]}`.
 
 | | |
 |---|---|
 | validation loss | {progress.best_loss:.4f} nats a token, at step {progress.best_step:,} |
-| steps | {settings.train.steps:,} of {settings.train.batch_size * model.config.context:,} tokens |
-| training tokens | {tokens.manifest["splits"]["train"]["tokens"]:,} |
-| vocabulary | {tokens.manifest["vocab_size"]:,} ({tokens.manifest["tokenizer"]}) |
+{rows}| steps | {settings.train.steps:,} of {step_tokens:,} tokens |
+| training tokens | {data["splits"]["train"]["tokens"]:,} |
+| vocabulary | {data["vocab_size"]:,} ({data["tokenizer"]}) |
 | context | {model.config.context} |
 
 ```python
@@ -42,9 +51,9 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 
 | made from | SHA-256 |
 |---|---|
-| corpus | `{tokens.manifest["corpus_digest"]}` |
+{lineage}| corpus | `{data["corpus_digest"]}` |
 | tokens | `{tokens.digest}` |
-| tokenizer | `{tokens.manifest["tokenizer_sha256"]}` |
+| tokenizer | `{data["tokenizer_sha256"]}` |
 
 These settings:
 
@@ -52,3 +61,13 @@ These settings:
 {json.dumps(made_of, indent=1)}
 ```
 """)
+
+
+def _of_base(base: Mapping[str, Any], progress: Progress) -> tuple[str, str, str]:
+    """What the base adds to the card: its head, its figures, its lineage."""
+    name, licence = base["base"], base["licence"]
+    hub_id = base["source"].removeprefix("hf:").partition("@")[0]
+    about = f"base_model: {hub_id}\n" if base["source"].startswith("hf:") else ""
+    rows = f"| the same of the base, before | {progress.first_loss:.4f} nats a token |\n"
+    rows += f"| base | `{name}`, from {base['source']} ({licence}) |\n"
+    return about, rows, f"| base `{name}` | `{base['digest']}` |\n"

@@ -43,7 +43,7 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def place(folder: Path, step: int) -> Path:
+def save_path(folder: Path, step: int) -> Path:
     """Where the save of a step is."""
     return folder / f"save-{step:08}"
 
@@ -83,7 +83,7 @@ class Saver:
             OSError: the save before this one failed.
         """
         self.wait()
-        partial = place(self._folder, progress["step"]).with_suffix(".partial")
+        partial = save_path(self._folder, progress["step"]).with_suffix(".partial")
         written = async_save(
             dict(tensors),
             storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True),
@@ -133,7 +133,7 @@ class Saver:
                 str(partial),
             ) from None
         then()
-        stay = {whole, *(place(self._folder, step) for step in keep)}
+        stay = {whole, *(save_path(self._folder, step) for step in keep)}
         for old in self._folder.glob("save-*"):
             if old not in stay:
                 remove_folder(old)

@@ -7,7 +7,7 @@ No field has a default: what a recipe does stands in its file, where DVC can see
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -26,6 +26,7 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(min_length=1)]
 Auto = Literal["auto"]
 
 
@@ -34,13 +35,19 @@ class Section(BaseModel):
 
 
 class Download(Section):
-    corpus: Annotated[str, Field(min_length=1)]
-    text_field: Annotated[str, Field(min_length=1)]
+    corpus: Name
+    text_field: Name
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    base: Name | Annotated[list[Name], Field(min_length=1)] | None
+
+    @property
+    def bases(self) -> list[str]:
+        """The base models to try, in this order; none: the model starts from nothing."""
+        return [self.base] if isinstance(self.base, str) else self.base or []
 
 
 class Tokenize(Section):
-    tokenizer: Literal["char", "gpt2"]
+    tokenizer: Literal["char", "gpt2", "base"]
     val: Annotated[float, Field(gt=0, lt=1)]
     test: Share
     seed: Seed
@@ -52,15 +59,20 @@ class Tokenize(Section):
         return self
 
 
-class Model(Section):
+class Window(Section):
+    """All that is to be said of a model whose shape comes with its base."""
+
+    context: Positive
+    dropout: Share
+
+
+class Model(Window):
     architecture: Literal["gpt2", "llama", "qwen3"]
     n_layer: Positive
     n_head: Positive
     n_kv_head: Positive
     n_embd: Positive
     n_inner: Positive
-    context: Positive
-    dropout: Share
     bias: bool
     tied: bool
 
@@ -83,8 +95,16 @@ class Model(Section):
         return self
 
 
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2021), named as peft names them."""
+
+    rank: Positive
+    alpha: Rate
+    targets: Literal["all-linear"] | Annotated[list[Name], Field(min_length=1)]
+
+
 class Train(Section):
-    steps: Positive
+    steps: Count
     batch_size: Positive
     optimizer: Literal["muon", "adamw"]
     learning_rate: Rate
@@ -94,6 +114,7 @@ class Train(Section):
     beta1: Share
     beta2: Share
     grad_clip: Annotated[float, Field(ge=0)]
+    lora: Lora | None
     schedule: Literal["wsd", "cosine", "constant"]
     warmup_steps: Count
     decay_steps: Count
@@ -106,6 +127,8 @@ class Train(Section):
 
     @model_validator(mode="after")
     def check(self) -> Self:
+        if self.lora and self.optimizer != "adamw":
+            raise ValueError("lora is trained with optimizer: adamw")
         if self.warmup_steps > self.steps:
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} is longer than the run of {self.steps} steps"
@@ -143,16 +166,20 @@ class Machine(Section):
     nodes: Positive | Annotated[str, Field(pattern="^[1-9][0-9]*:[1-9][0-9]*$")]
     rendezvous: Annotated[str, Field(pattern="^[^:]+:[0-9]+$")] | None
     micro_batch: Auto | Positive
+    activation_checkpointing: bool
+    pad_vocabulary: Auto | Positive
     threads: Auto | Positive
 
 
 class Settings(Section):
-    code: Annotated[str, Field(min_length=1)]
-    data: Annotated[str, Field(min_length=1)]
+    """The settings of a recipe; of one that starts from nothing they are `FromScratch`."""
+
+    code: Name
+    data: Name
     seed: Seed
     download: Download
     tokenize: Tokenize
-    model: Model
+    model: Window
     train: Train
     sample: Sample
     machine: Machine
@@ -164,10 +191,40 @@ class Settings(Section):
             raise ValueError("its last part names the recipe: letters, digits, _ . -")
         return data
 
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if self.download.bases and self.tokenize.tokenizer != "base":
+            raise ValueError(
+                f"tokenize.tokenizer: {self.tokenize.tokenizer!r}: the tokenizer comes with"
+                " download.base, so this must be 'base'"
+            )
+        if not self.download.bases:
+            if self.tokenize.tokenizer == "base":
+                raise ValueError("tokenize.tokenizer: 'base': there is none; name download.base")
+            if self.train.lora:
+                raise ValueError("train.lora adapts a base model; name download.base")
+            if not self.train.steps:
+                raise ValueError("train.steps: 0 steps make sense for a download.base alone")
+        return self
+
     @property
     def recipe(self) -> str:
         """Name of the recipe: the last part of `data`."""
         return Path(self.data).name
+
+
+class FromScratch(Settings):
+    model: Model
+
+
+def parse(values: dict[str, Any]) -> Settings:
+    """Settings from what stands in params.yaml; raises pydantic's ValidationError."""
+    return _kind(values).model_validate(values)
+
+
+def _kind(values: dict[str, Any]) -> type[Settings]:
+    download = values.get("download")
+    return Settings if isinstance(download, dict) and download.get("base") else FromScratch
 
 
 class _Loader(yaml.SafeLoader):
@@ -211,38 +268,51 @@ def load(path: str | Path) -> Settings:
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings; start from a copy of the repository's own")
     try:
-        return Settings.model_validate(values)
+        return parse(values)
     except ValidationError as error:
         mistakes: dict[str, list[str]] = {}
         for detail in error.errors():
-            place, allowed = _explain(detail)
+            place, allowed = _explain(detail, _kind(values))
             mistakes.setdefault(place, []).append(allowed)
         # a value that may be of two types is refused once for each of them: one line for both
         lines = [f"  {place}: " + " or ".join(dict.fromkeys(m)) for place, m in mistakes.items()]
         raise UserError("\n".join((f"{path}:", *lines))) from None
 
 
-def _explain(detail: Any) -> tuple[str, str]:
+def _explain(detail: Any, kind: type[Settings]) -> tuple[str, str]:
     """Where a mistake is, with the value that stands there, and what is allowed."""
     if detail["type"] == "extra_forbidden":
-        section: Any = Settings
-        for key in detail["loc"][:-1]:
-            section = section.model_fields[key].annotation
-        known = ", ".join(section.model_fields)
-        return ".".join(detail["loc"]), f"unknown key; known here: {known}"
+        *above, key = detail["loc"]
+        section: type[BaseModel] = kind
+        for name in above:
+            section = _section(section.model_fields[name].annotation) or section
+        place = ".".join(detail["loc"])
+        if section is Window and key in Model.model_fields:
+            return place, "comes with download.base; leave it out, or set that to null"
+        return place, f"unknown key; known here: {', '.join(section.model_fields)}"
     # pydantic adds the members of a union to the path: keep what stands in the file
-    path = ".".join(key for key in detail["loc"] if key in _keys(Settings))
+    path = ".".join(key for key in detail["loc"] if key in _keys(kind))
     if detail["type"] == "missing":
         return path, "is missing"
     if detail["type"] == "value_error":
+        said = str(detail["ctx"]["error"])
+        if not path:  # of all settings: it names its place itself
+            place, _, said = said.partition(": ")
+            return place, said
         place = path if isinstance(detail["input"], dict) else f"{path}: {detail['input']!r}"
-        return place, str(detail["ctx"]["error"])
+        return place, said
     return f"{path}: {detail['input']!r}", detail["msg"].replace("Input should", "should", 1)
 
 
 def _keys(section: type[BaseModel]) -> set[str]:
     keys = set(section.model_fields)
     for field in section.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys |= _keys(field.annotation)
+        if inner := _section(field.annotation):
+            keys |= _keys(inner)
     return keys
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, or may hold."""
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)

@@ -9,7 +9,6 @@
 import codecs
 import difflib
 import glob
-import hashlib
 import json
 import os
 import re
@@ -20,9 +19,10 @@ from typing import Any
 
 from nanogpt.config import Download
 from nanogpt.errors import UserError
-from nanogpt.files import whole_folder
+from nanogpt.files import digest_files, list_files, whole_folder
+from nanogpt.hub import TOKENIZER, HubDataset
 from nanogpt.shakespeare import script
-from nanogpt.sources import BLOCK, Files, Hub, Source, Web, Wheel, fetch, public
+from nanogpt.sources import BLOCK, Files, Source, Web, Wheel, fetch, public
 
 TEXT = (".txt", ".md", ".jsonl")  # must be UTF-8
 SUFFIXES = (*TEXT, ".parquet")
@@ -66,14 +66,16 @@ CORPORA = {
     "openwebtext": Corpus(
         licence="CC0-1.0 (the collection; its pages belong to their authors)",
         sources=(
-            Hub("Skylion007/openwebtext", "plain_text", "79d93d786212f7344586290adb811d4ae6a1762c"),
+            HubDataset(
+                "Skylion007/openwebtext", "plain_text", "79d93d786212f7344586290adb811d4ae6a1762c"
+            ),
         ),
     ),
     # 9,672,101 documents, 28.5 GB of parquet
     "fineweb_edu_10B": Corpus(
         licence="ODC-By 1.0",
         sources=(
-            Hub(
+            HubDataset(
                 "HuggingFaceFW/fineweb-edu",
                 "sample-10BT",
                 "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9",
@@ -110,10 +112,11 @@ VOCABULARIES: dict[str, tuple[Source, ...]] = {
 OWN = "the user's own text"
 
 
-def download(settings: Download, tokenizer: str, out: Path) -> dict[str, Any]:
+def download(settings: Download, tokenizer: str, base: Path, out: Path) -> dict[str, Any]:
     """Fill `out` with the corpus, the tokenizer's vocabulary if it has one, and manifest.json.
 
-    Returns the manifest. `out` appears, or is replaced, only when all of it is there.
+    Returns the manifest. `out` appears, or is replaced, only when all of it is there. `base` is the
+    folder of the base model, whose tokenizer is taken if it is to be.
 
     Raises:
         UserError: an unknown corpus, no such file, an unreadable or empty text, a wrong digest, or
@@ -129,18 +132,22 @@ def download(settings: Download, tokenizer: str, out: Path) -> dict[str, Any]:
                 text = corpus.convert(path.read_text(encoding="utf-8"))
                 path.with_suffix(".txt").write_text(text, encoding="utf-8", newline="\n")
                 path.unlink()
-        files = _list(folder, "corpus")
+        files = list_files(folder, "corpus")
         _check_texts(name, folder, files)
-        digest = _digest(files)
+        digest = digest_files(files)
         actual = files[0]["sha256"] if len(files) == 1 else digest
         if settings.sha256 not in (None, actual):
             raise UserError(
                 f"download.sha256: {name} has the SHA-256 {actual}, expected {settings.sha256}"
             )
         vocabulary = None
-        if sources := VOCABULARIES.get(tokenizer):
+        sources = VOCABULARIES.get(tokenizer)
+        if tokenizer == "base":
+            paths = tuple(str(base / name) for name in TOKENIZER if (base / name).exists())
+            sources = (Files(f"{base.name}/tokenizer", paths),)
+        if sources:
             source = fetch(f"vocabulary {tokenizer}", sources, folder / "vocabulary")
-            listed = _list(folder, "vocabulary")
+            listed = list_files(folder, "vocabulary")
             vocabulary = {"name": tokenizer, "source": source, "files": listed}
         manifest = {
             "corpus": name,
@@ -172,7 +179,7 @@ def find(name: str, text_field: str) -> Corpus:
                 " hf:<dataset id>:<config>@<revision>; best is a commit, @main is today's newest"
             )
         id, config, revision = parts.groups()
-        hub = Hub(id, config, revision, text_field)
+        hub = HubDataset(id, config, revision, text_field)
         return Corpus("see the data set's page", (hub,), text_field)
     if "://" in name and not name.startswith("file:"):
         _check_suffix(public(name))
@@ -232,21 +239,3 @@ def _first_bad_byte(path: Path) -> int | None:
                 return start + error.start
             if not block:
                 return None
-
-
-def _list(raw: Path, folder: str) -> list[dict[str, Any]]:
-    """Name, size and SHA-256 of every file below raw/folder, by name."""
-    entries = []
-    for path in (raw / folder).rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            name = path.relative_to(raw).as_posix()
-            entries.append({"name": name, "bytes": path.stat().st_size, "sha256": sha256})
-    return sorted(entries, key=lambda entry: entry["name"])
-
-
-def _digest(files: list[dict[str, Any]]) -> str:
-    """SHA-256 of what `sha256sum` would print of the files."""
-    lines = "".join(f"{file['sha256']}  {file['name']}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()

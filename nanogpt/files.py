@@ -1,10 +1,12 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and what is in them."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -64,3 +66,21 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def list_files(root: Path, below: str = ".") -> list[dict[str, Any]]:
+    """Name (seen from `root`), size and SHA-256 of every file below root/below, by name."""
+    entries = []
+    for path in (root / below).rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            name = path.relative_to(root).as_posix()
+            entries.append({"name": name, "bytes": path.stat().st_size, "sha256": sha256})
+    return sorted(entries, key=lambda entry: entry["name"])
+
+
+def digest_files(files: list[dict[str, Any]]) -> str:
+    """SHA-256 of what `sha256sum` would print of listed files."""
+    lines = "".join(f"{file['sha256']}  {file['name']}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()

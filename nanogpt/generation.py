@@ -66,7 +66,7 @@ def continue_ids(
     """
     context = model.config.context
     generator = torch.Generator(device=ids.device).manual_seed(seed)
-    cache = Cache(model.config, len(ids), ids.device)
+    cache = Cache(model.config, len(ids), min(context, ids.shape[1] + tokens), ids.device)
     ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     unread = ids[:, -context:]
     for _ in range(tokens):

@@ -18,7 +18,7 @@ GROWTH_INTERVAL = 2000  # good steps, after which float16's scale doubles
 
 
 class Guard:
-    """What became of the steps so far.
+    """Steps the optimizers unless the gradient is no number, and counts the steps it skips.
 
     float16 multiplies its loss by a scale that halves with each skipped step and grows again
     (Micikevicius et al. 2018); every other type has a scale of one.

@@ -198,14 +198,14 @@ def _nodes(machine: Machine) -> tuple[int, int]:
     return fewest, most
 
 
-def _place(endpoint: str) -> tuple[str, int]:
+def _host_and_port(endpoint: str) -> tuple[str, int]:
     host, port = endpoint.rsplit(":", 1)
     return host, int(port)
 
 
 def _meet(endpoint: str) -> tuple[bool, str]:
     """Wait for the rendezvous; whether it is on this machine, and the address that leads there."""
-    place = _place(endpoint)
+    place = _host_and_port(endpoint)
     try:
         # asking the kernel for a route sends nothing
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
@@ -241,7 +241,7 @@ def _watch(endpoint: str, agent: Agent) -> None:
     while missed < MISSED:
         time.sleep(HEARTBEAT)
         try:
-            socket.create_connection(_place(endpoint), timeout=HEARTBEAT).close()
+            socket.create_connection(_host_and_port(endpoint), timeout=HEARTBEAT).close()
             missed = 0
         except OSError:
             missed += 1

@@ -1,12 +1,17 @@
-"""Where a training comes from: its commit, its versions, its process."""
+"""Where a training comes from: its base, its commit, its versions, its process."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import socket
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import psutil
+
+from nanogpt.errors import UserError
 
 LIBRARIES = ("torch", "numpy", "mlflow")
 
@@ -35,6 +40,22 @@ def is_alive(pid: int, started: float) -> bool:
         return bool(abs(psutil.Process(pid).create_time() - started) < 2)
     except psutil.NoSuchProcess:
         return False
+
+
+def open_base(folder: Path) -> dict[str, Any]:
+    """The manifest of what the download stage made of `download.base`.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the download stage") from None
+    except ValueError:
+        raise UserError(f"{path} is damaged; run the download stage again") from None
+    return manifest
 
 
 def _commit() -> dict[str, str]:

@@ -9,33 +9,14 @@ V vocabulary.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-
-@dataclass(frozen=True)
-class GPTConfig:
-    """The shape of a model; `weights.py` writes it as a Hugging Face `config.json`."""
-
-    architecture: Literal["gpt2", "llama", "qwen3"]
-    vocab_size: int
-    context: int
-    n_layer: int
-    n_head: int
-    n_kv_head: int
-    n_embd: int
-    n_inner: int
-    head_dim: int
-    tied: bool
-    bias: bool = False
-    dropout: float = 0.0
-    norm_eps: float = 1e-5
-    rope_theta: float = 10000.0
-    activation: Literal["gelu", "gelu_new"] = "gelu"  # gpt2: exact, or OpenAI's tanh formula
+from nanogpt.architecture import GPTConfig
+from nanogpt.rotary import rotary_table, rotate
 
 
 class Linear(nn.Linear):
@@ -50,6 +31,22 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(self.compute)
         return F.linear(x.to(self.compute), self.weight.to(self.compute), bias)
+
+
+class Head(Linear):
+    """The matrix to the vocabulary, whose rows can be padded for speed.
+
+    The product is made as if there were rows of zeros up to a multiple of `multiple`, which suits
+    a GPU's tiles, and is cut back to the vocabulary: no parameter, logit or file ever has them.
+    """
+
+    multiple = 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.to(self.compute)
+        if missing := -self.out_features % self.multiple:
+            weight = F.pad(weight, (0, 0, 0, missing))
+        return F.linear(x.to(self.compute), weight)[..., : self.out_features]
 
 
 class LayerNorm(nn.Module):
@@ -71,26 +68,15 @@ def norm(config: GPTConfig) -> nn.Module:
     return nn.RMSNorm(config.n_embd, config.norm_eps)
 
 
-def rotary_table(config: GPTConfig) -> Tensor:
-    """Cosines and signed sines of every position, (2, T, D), after Su et al. 2021."""
-    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    positions = torch.arange(config.context, dtype=torch.float32)
-    angles = torch.outer(positions, config.rope_theta**-half)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)))
-
-
-def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn pairs (x[i], x[i + D/2]) by their angles: x (B, H, T, D), table (2, T, D)."""
-    cos, sin = table  # the sines of the first half are negative
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
-
-
 class Cache:
-    """Keys and values of the tokens read so far: a layer's are (B, K, context, D)."""
+    """Keys and values of the tokens read so far: a layer's are (B, K, tokens, D).
 
-    def __init__(self, config: GPTConfig, batch: int, device: torch.device) -> None:
-        shape = (config.n_layer, 2, batch, config.n_kv_head, config.context, config.head_dim)
+    Args:
+        tokens: how many it can hold, at most the context.
+    """
+
+    def __init__(self, config: GPTConfig, batch: int, tokens: int, device: torch.device) -> None:
+        shape = (config.n_layer, 2, batch, config.n_kv_head, tokens, config.head_dim)
         self.store = torch.empty(shape, device=device)
         self.length = 0
 
@@ -144,15 +130,8 @@ class Attention(nn.Module):
                 k, v = cache.extend(self.layer, k, v)
             # flash attention wants bfloat16 on a GPU; on a CPU its backward is five times slower
             q, k, v = (h.to(v.dtype if x.is_cuda else torch.float32) for h in (q, k, v))
-            y = F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=mask,
-                is_causal=T > 1 and mask is None,
-                dropout_p=dropout,
-                enable_gqa=H != K,
-            )
+            causal = T > 1 and mask is None
+            y = F.scaled_dot_product_attention(q, k, v, mask, dropout, causal, enable_gqa=H != K)
         # (B, H, T, D) -> (B, T, H*D)
         return F.dropout(self.out(y.transpose(1, 2).reshape(B, T, -1)), self.dropout, self.training)
 
@@ -212,9 +191,14 @@ class GPT(nn.Module):
     Args:
         config: the shape.
         compute: type of the matrix products; parameters and the residual stream stay float32.
+
+    Attributes:
+        activation_checkpointing: in training keep a block's input alone, and run the block once
+            more in the backward pass: less memory, a third more time, the same gradients.
     """
 
     rotary: Tensor
+    activation_checkpointing = False
 
     def __init__(self, config: GPTConfig, compute: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -226,7 +210,7 @@ class GPT(nn.Module):
             self.register_buffer("rotary", rotary_table(config), persistent=False)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = norm(config)
-        self.head = Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head = Head(config.n_embd, config.vocab_size, bias=False)
         for module in self.modules():
             if isinstance(module, Linear):
                 module.compute = compute
@@ -279,7 +263,10 @@ class GPT(nn.Module):
             table = self.rotary[:, start : start + T]
         x = F.dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
-            x = block(x, table, cache)
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(block, x, table, cache, use_reentrant=False)
+            else:
+                x = block(x, table, cache)
         if cache is not None:
             cache.length += T
         logits = self.head(self.norm(x)).float()  # (B, T, V)
@@ -293,11 +280,14 @@ class GPT(nn.Module):
         """Matrices that hold several: the rows of queries, keys and values."""
         return {m.qkv.weight: m.widths for m in self.modules() if isinstance(m, Attention)}
 
-    def flops_per_token(self) -> float:
-        """Operations of a training step for each token (Chowdhery et al. 2022, appendix B)."""
+    def flops_per_token(self, context: int) -> float:
+        """Operations of a training step for each token of windows of `context` tokens.
+
+        Source: Chowdhery et al. 2022, appendix B.
+        """
         c = self.config
         matrices = sum(m.weight.numel() for m in self.modules() if isinstance(m, Linear))
-        return 6.0 * matrices + 12.0 * c.n_layer * c.n_head * c.head_dim * c.context
+        return 6.0 * matrices + 12.0 * c.n_layer * c.n_head * c.head_dim * context
 
     def parameter_count(self) -> int:
         """Number of weights; a tied head is counted once."""

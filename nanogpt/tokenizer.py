@@ -1,16 +1,17 @@
-"""Text ↔ ids: one id a character, or GPT-2's byte-pair encoding.
+"""Text ↔ ids: one id a character, GPT-2's byte-pair encoding, or what a base model brings.
 
     write(folder, char_json(set(text), eot=False))      # or gpt2_json(vocabulary)
     tokenizer = load(folder)
     tokenizer.decode(tokenizer.encode("ROMEO:")) == "ROMEO:"
 
 A tokenizer is its tokenizer.json, which the Hugging Face libraries read with the same ids. Here a
-table looks characters up and tiktoken encodes BPE: each many times faster than those libraries.
+table looks characters up and tiktoken encodes GPT-2's BPE: each many times faster than those
+libraries, which do all others.
 """
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,18 +93,14 @@ class BPETokenizer(Tokenizer):
 
     @cached_property
     def _patient(self) -> tokenizers.Tokenizer:
-        tokenizer = tokenizers.Tokenizer.from_str(self._json)
-        tokenizer.encode_special_tokens = True  # as ordinary text
-        return tokenizer
+        return _ordinary(self._json)
 
     def encode_array(self, text: str) -> NDArray[np.uint32]:
         try:
             # not encode_ordinary: for want of stack that one panics, where this one raises
             return self._bpe.encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError as error:
-            raise UserError(
-                f"{_name(text, error.start)} is half a character, which has no UTF-8; leave it out"
-            ) from None
+            raise _half(text, error) from None
         except ValueError:  # half a million blanks in a row exhaust the stack of tiktoken's regex
             return np.array(self._patient.encode(text).ids, np.uint32)
 
@@ -111,26 +108,56 @@ class BPETokenizer(Tokenizer):
         return self._bpe.decode([int(i) for i in ids])
 
 
+class HubTokenizer(Tokenizer):
+    """Any other tokenizer.json, by the library that defines what it means.
+
+    Documents end as its makers' plain texts did; `eos` serves where that is not to be seen.
+    """
+
+    def __init__(self, tokenizer_json: str, eos: str | None) -> None:
+        self._tokenizer = _ordinary(tokenizer_json)
+        vocabulary = self._tokenizer.get_vocab()
+        self.vocab_size = 1 + max(vocabulary.values())
+        # an instruction-tuned model's eos ends a turn of talk
+        ends = (vocabulary.get(text) for text in (EOT, "<|end_of_text|>", eos) if text)
+        self.eot = next((i for i in ends if i is not None), None)
+
+    def encode_array(self, text: str) -> NDArray[np.uint32]:
+        try:
+            return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
+        except UnicodeEncodeError as error:
+            raise _half(text, error) from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        text: str = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+        return text
+
+
 def load(folder: Path) -> Tokenizer:
-    """Read folder/tokenizer.json, which `write` made there or in the folder it was copied from.
+    """Read folder/tokenizer.json: made by `write`, or a base model's.
 
     Raises:
-        UserError: there is none, or it is of another kind.
+        UserError: there is none, or it is damaged.
     """
     path = folder / "tokenizer.json"
     try:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text)
-        vocabulary = values["model"]["vocab"]
         if values["model"]["type"] == "WordLevel":
-            return CharTokenizer(vocabulary)
-        if values["pre_tokenizer"]["type"] == "ByteLevel":
-            return BPETokenizer(vocabulary, text)
+            return CharTokenizer(values["model"]["vocab"])
+        if _is_gpt2(values):
+            return BPETokenizer(values["model"]["vocab"], text)
+        about = folder / "tokenizer_config.json"
+        eos = (
+            json.loads(about.read_text(encoding="utf-8")).get("eos_token")
+            if about.exists()
+            else None
+        )
+        return HubTokenizer(text, eos["content"] if isinstance(eos, dict) else eos)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name a folder of tokens or a model") from None
-    except (ValueError, KeyError, TypeError, IndexError):
-        pass
-    raise UserError(f"{path} is damaged, or neither a character vocabulary nor GPT-2's BPE")
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise UserError(f"{path} is damaged, or not a tokenizer: {error!r}") from None
 
 
 def write(folder: Path, tokenizer_json: str) -> None:
@@ -174,8 +201,7 @@ def gpt2_json(vocabulary: Path) -> str:
             f"{vocabulary} is damaged ({error}); run the download stage again"
         ) from None
     merges = [(first, second) for first, _, second in (line.partition(" ") for line in lines[1:-1])]
-    texts = [*_bytes_by_letter(), *(first + second for first, second in merges), EOT]
-    if ids != {text: i for i, text in enumerate(texts)}:
+    if ids != _by_rank(merges):
         raise UserError(
             f"{vocabulary}: encoder.json and vocab.bpe do not belong together, or are not in"
             " GPT-2's format; run the download stage again"
@@ -184,6 +210,29 @@ def gpt2_json(vocabulary: Path) -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return _json(tokenizer, eot=True)
+
+
+def _is_gpt2(values: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json is GPT-2's kind: its pattern, and a token's id its merge's rank."""
+    split = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    found = {key: (values["pre_tokenizer"] or {}).get(key, True) for key in split}
+    if values["model"]["type"] != "BPE" or values["normalizer"] or found != split:
+        return False
+    merges = [tuple(m.split(" ")) if isinstance(m, str) else m for m in values["model"]["merges"]]
+    return bool(values["model"]["vocab"] == _by_rank(merges))
+
+
+def _by_rank(merges: Iterable[Sequence[str]]) -> dict[str, int]:
+    """The ids of GPT-2's kind of vocabulary: bytes, then merges, then the end of a document."""
+    texts = [*_bytes_by_letter(), *(first + second for first, second in merges), EOT]
+    return {text: i for i, text in enumerate(texts)}
+
+
+def _ordinary(tokenizer_json: str) -> tokenizers.Tokenizer:
+    """The library's tokenizer, to which "<|endoftext|>" in a text is ordinary text."""
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
 
 def _json(tokenizer: tokenizers.Tokenizer, eot: bool) -> str:
@@ -201,6 +250,12 @@ def _bytes_by_letter() -> dict[str, int]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def _half(text: str, error: UnicodeEncodeError) -> UserError:
+    return UserError(
+        f"{_name(text, error.start)} is half a character, which has no UTF-8; leave it out"
+    )
 
 
 def _name(text: str, position: int) -> str:

@@ -36,6 +36,11 @@ class Tokens:
         """The index in the split of each document's first token: (documents,) int64, read-only."""
         return self._map(name, f"{name}.documents.bin", STARTS)
 
+    def tokenizer_files(self) -> list[Path]:
+        """The files of the tokenizer that made these tokens."""
+        ids = {path for path in self.folder.iterdir() if path.suffix == ".bin"}
+        return sorted({*self.folder.iterdir()} - ids - {self.folder / "manifest.json"})
+
     def _map(self, name: str, file: str, dtype: np.dtype[Any]) -> np.ndarray:
         path = self.folder / file
         if name not in self.manifest["splits"]:

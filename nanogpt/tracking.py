@@ -29,15 +29,6 @@ log = logging.getLogger(__name__)
 
 BATCH = 1000  # metrics in one request, MLflow's limit
 SYSTEM_METRICS_SECONDS = 5
-ENVIRONMENT = {  # read when mlflow is imported, so `connect` comes first; the user's own wins
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds of silence
-    # what fails stays on disk and is sent again, so nothing need wait and try here
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-}
 
 
 def start(
@@ -73,7 +64,7 @@ def start(
         "tags": {key: str(value) for key, value in tags.items()} | own,
         "dataset": dict(dataset),
     }
-    _write(path, about)
+    write_text(path, json.dumps(about, indent=1))
     return Run(folder)
 
 
@@ -124,7 +115,7 @@ class Training:
     def keep(self, **values: Any) -> None:
         """Add to `about`, on disk as well."""
         self.about |= values
-        _write(self.folder / "run.json", self.about)
+        write_text(self.folder / "run.json", json.dumps(self.about, indent=1))
 
 
 class Run:
@@ -210,7 +201,7 @@ def connect() -> "MlflowClient":
     Raises:
         Exception: it does not answer, or not as it should.
     """
-    for key, value in ENVIRONMENT.items():
+    for key, value in store.ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     uri = store.tracking_uri()
     os.environ["MLFLOW_TRACKING_URI"] = uri  # parts of mlflow read it, whatever a client is told
@@ -290,10 +281,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, str(value)
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(values, indent=1))
 
 
 def explain(error: Exception) -> str:

@@ -36,6 +36,7 @@ class Progress:
     pending: int = 0  # steps since the last point of the curve,
     loss_sum: float = 0.0  # their loss, without those that were skipped,
     loss_steps: float = 0.0  # and how many that are
+    first_loss: float = math.nan  # of the first validation: of the base, where there is one
     scored_step: int = -1
     saved_step: int = -1
     best_step: int = -1
@@ -82,7 +83,7 @@ def fit(
     # a validation has windows of its own number and length: each shape is compiled for itself
     core = torch.compile(model, dynamic=False) if world.compile else model
     wrapped = world.wrap(core)  # type: ignore[arg-type]
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.requires_grad]
     half = world.compute == torch.float16
     guard = Guard(vars(progress), train.max_skips, half, world.device)
     peak = peak_flops(world.device)
@@ -126,7 +127,7 @@ def fit(
             speed = train.batch_size * context / seconds
             metrics |= {"tokens_per_second": speed, "step_ms": 1000 * seconds}
             if peak:
-                metrics["mfu"] = model.flops_per_token() * speed / (peak * world.size)
+                metrics["mfu"] = model.flops_per_token(context) * speed / (peak * world.size)
         record(progress.step, metrics)
         sums.zero_()
         progress.pending = 0
@@ -134,8 +135,8 @@ def fit(
 
     while True:
         seconds = stop_if_told()
-        place = _place(progress.step, seconds, train)
-        at_end = place >= train.steps or progress.stale >= (train.patience or math.inf)
+        position = _schedule_step(progress.step, seconds, train)
+        at_end = position >= train.steps or progress.stale >= (train.patience or math.inf)
         due = progress.step % train.eval_interval == 0 or at_end
         if progress.pending and (progress.pending >= train.log_interval or at_end):
             point()
@@ -151,6 +152,8 @@ def fit(
             val_loss = nats / count
             if not math.isfinite(val_loss):
                 raise diverged(f"the validation loss is {val_loss} at step {progress.step}")
+            if progress.scored_step < 0:
+                progress.first_loss = val_loss
             progress.scored_step = progress.step
             progress.stale += 1
             if val_loss < progress.best_loss:
@@ -164,7 +167,7 @@ def fit(
         if at_end:
             break
 
-        optim.set_rate(optimizers, optim.rate(progress.step, place, train))
+        optim.set_rate(optimizers, optim.rate(progress.step, position, train))
         loss = _accumulate(wrapped, train_tokens, settings, world, progress.step, guard.scale)
         norm = guard.norm(parameters, train.grad_clip)
         bad = guard.step(optimizers, norm)
@@ -178,7 +181,7 @@ def fit(
     progress_bar.close()
 
 
-def _place(step: int, seconds: float, train: Train) -> float:
+def _schedule_step(step: int, seconds: float, train: Train) -> float:
     """How far the schedule is, in steps: further than `step` if the time budget ends before."""
     if train.max_minutes is None:
         return step

@@ -1,23 +1,28 @@
 """Models in Hugging Face's form: `config.json`, `generation_config.json`, `model.safetensors`.
 
+    model = load_model(Path("data/shakespeare/model"))
+    save_model(folder, model.config, dict(model.named_parameters()))
+
 Inside, a model has one fused matrix for queries, keys and values and names of its own; outside it
 has the tensors that `transformers` expects of a GPT2LMHeadModel, LlamaForCausalLM or
-Qwen3ForCausalLM. Nothing is ever pickled.
+Qwen3ForCausalLM. A pretrained model may also come in shards, or in GGUF. Nothing is ever pickled.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from nanogpt.architecture import GPTConfig, read_config, to_hub
 from nanogpt.errors import UserError
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.model import GPT
 
 # ours → theirs; {} is the layer
 GPT2_NAMES = {
@@ -46,78 +51,107 @@ LLAMA_NAMES = {
     "blocks.{}.mlp.down.weight": "model.layers.{}.mlp.down_proj.weight",
 }
 QKV = "blocks.{}.attention.qkv.weight"
-SPLIT = [f"model.layers.{{}}.self_attn.{part}_proj.weight" for part in "qkv"]
+QKV_SPLIT = [f"model.layers.{{}}.self_attn.{part}_proj.weight" for part in "qkv"]
+
+INDEX = "model.safetensors.index.json"
+STORED_TYPES = torch.float32, torch.float16, torch.bfloat16
+# what old files store beside the weights: masks, and the frequencies of rotary positions
+BUFFERS = ".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"
 
 
-def save_model(
-    folder: Path, config: GPTConfig, parameters: Mapping[str, Tensor], eot: int | None
-) -> None:
+def save_model(folder: Path, config: GPTConfig, parameters: Mapping[str, Tensor]) -> None:
     """Write a model's three files into `folder`; the same weights always give the same bytes.
 
     Args:
         parameters: our names → tensors, on any device.
-        eot: id of the token that ends a document, if there is one.
     """
-    tensors = {}
+    tensors = {n: tensor.contiguous() for n, tensor in hub_tensors(config, parameters).items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    shape = to_hub(config)
+    ids = {k: v for k, v in shape.items() if k.endswith("_token_id") and v is not None}
+    _write_json(folder / "config.json", shape)
+    _write_json(folder / "generation_config.json", {"do_sample": True, **ids})
+
+
+def hub_tensors(config: GPTConfig, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A model's tensors under Hugging Face's names and in its shapes, on the CPU in float32.
+
+    Args:
+        parameters: our names → tensors, on any device.
+    """
+    tensors: dict[str, Tensor] = {}
     for ours, tensor in parameters.items():
         if ours == "head.weight" and config.tied:
             continue
-        for name, part in _to_hub(config, ours, tensor.detach().cpu().float()):
-            tensors[name] = part.contiguous()
+        tensors |= dict(_theirs(config, ours, tensor.detach().cpu().float()))
     if config.architecture == "gpt2" and not config.bias:
         # GPT-2 elsewhere always has biases: nanoGPT's bias-free model is the one with zeros
         for name in [n for n in tensors if n.endswith(".weight") and (".h." in n or ".ln_f." in n)]:
             width = tensors[name].shape[-1]
             tensors[name.removesuffix("weight") + "bias"] = torch.zeros(width)
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    _write_json(folder / "config.json", _hub_config(config, eot))
-    ids = {} if eot is None else {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot}
-    _write_json(folder / "generation_config.json", {"do_sample": True, **ids})
+    return tensors
 
 
 def load_model(
-    folder: Path, device: torch.device | str = "cpu", compute: torch.dtype = torch.float32
+    folder: Path,
+    device: torch.device | str = "cpu",
+    compute: torch.dtype = torch.float32,
+    *,
+    context: int | None = None,
+    dropout: float | None = None,
 ) -> GPT:
-    """Read a model directory; the model is in evaluation mode.
+    """Read a model directory; the model is in evaluation mode, its parameters in float32.
+
+    Args:
+        context: that a training will use; learned positions past it are cut off, rotary ones cost
+            nothing and stay.
+        dropout: of a training that follows, in place of what config.json says.
 
     Raises:
-        UserError: a file is missing or damaged, or a tensor is missing, unknown or misshapen.
+        UserError: a file is missing or damaged, config.json has a feature that is not implemented
+            or less than `context`, or a tensor is missing, unknown or misshapen.
     """
-    config = read_config(folder)
-    try:
-        theirs = load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}/model.safetensors cannot be read: {error}") from None
+    stored = read_config(folder)
+    if context is not None and context > stored.context:
+        raise UserError(
+            f"model.context: {context:,} is more than the {stored.context:,} tokens of the model"
+            f" in {folder}; lower it"
+        )
+    config = stored if dropout is None else replace(stored, dropout=dropout)
+    if context is not None and config.architecture == "gpt2":
+        config = replace(config, context=context)
     model = GPT(config, compute)
-    with torch.no_grad():
-        for ours, parameter in model.named_parameters():
-            names = [name for name, _ in _to_hub(config, ours, parameter)]
-            missing = [name for name in names if name not in theirs]
-            if missing:
-                raise UserError(f"{folder}/model.safetensors lacks the tensor {missing[0]}")
-            parts = [theirs.pop(name).float() for name in names]
-            if config.architecture == "gpt2" and _is_conv1d(ours):
-                parts = [part.t() for part in parts]
-            tensor = torch.cat(parts)
-            if tensor.shape != parameter.shape:
-                raise UserError(
-                    f"{folder}/model.safetensors: {' + '.join(names)} is {tuple(tensor.shape)},"
-                    f" config.json says {tuple(parameter.shape)}"
-                )
-            parameter.copy_(tensor)
-    left = [n for n, t in theirs.items() if not (n.endswith("bias") and not t.any())]
-    if left:
-        raise UserError(f"{folder}/model.safetensors has an unknown tensor {left[0]}")
+    slots = {
+        name: slot
+        for ours, parameter in model.named_parameters()
+        for name, slot in _theirs(config, ours, parameter.detach())
+    }
+    stem = "transformer." if config.architecture == "gpt2" else "model."
+    tied_head = None
+    for path, name, tensor in _read_tensors(folder):
+        if name != "lm_head.weight" and not name.startswith(stem):
+            name = stem + name  # of a file saved without the head
+        if name == "lm_head.weight" and config.tied:
+            tied_head = tensor
+            continue
+        if name not in slots:
+            if name.endswith("bias") and not tensor.any():
+                continue  # it adds nothing
+            raise UserError(f"{path} has an unknown tensor {name}")
+        slot = slots.pop(name)
+        whole = (stored.context, stored.n_embd)
+        expected = whole if name == "transformer.wpe.weight" else tuple(slot.shape)
+        if tuple(tensor.shape) != expected:
+            raise UserError(f"{path}: {name} is {tuple(tensor.shape)}, config.json says {expected}")
+        slot.copy_(tensor[: len(slot)])
+    if slots:
+        raise UserError(f"{folder} lacks the tensor {next(iter(slots))}")
+    if tied_head is not None and not torch.equal(tied_head.float(), model.embedding.weight):
+        raise UserError(
+            f"{folder}: lm_head.weight differs from the embedding, with which config.json ties it;"
+            " one of the two is wrong"
+        )
     return model.to(device).eval()
-
-
-def read_config(folder: Path) -> GPTConfig:
-    """The shape in a model directory's `config.json`."""
-    try:
-        values = json.loads((folder / "config.json").read_text())
-        return _from_hub_config(values)
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{folder} is not a model directory of this project: {error!r}") from None
 
 
 def weights_sha256(folder: Path) -> str:
@@ -126,106 +160,78 @@ def weights_sha256(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _to_hub(config: GPTConfig, ours: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+def _read_tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
+    """A model directory's tensors, one in memory at a time, each with its file."""
+    ggufs = sorted(folder.glob("*.gguf"))
+    if (folder / "model.safetensors").exists():
+        yield from _read_safetensors(folder / "model.safetensors", None)
+    elif (folder / INDEX).exists():
+        for shard, names in _read_index(folder / INDEX).items():
+            yield from _read_safetensors(folder / shard, names)
+    elif len(ggufs) == 1:
+        from nanogpt import gguf_files  # its package is slow to import, and seldom needed
+
+        for name, array in gguf_files.read(ggufs[0]).tensors():
+            yield ggufs[0], name, torch.from_numpy(array)
+    else:
+        raise UserError(
+            f"{folder} has no weights that can be read: model.safetensors, {INDEX} with its shards,"
+            f" or one .gguf file (there are {len(ggufs)})"
+        )
+
+
+def _read_safetensors(path: Path, names: set[str] | None) -> Iterator[tuple[Path, str, Tensor]]:
+    """The tensors of a file, which are those that an index says."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            there = set(file.keys())
+            if names is not None and there != names:
+                raise UserError(
+                    f"{path} and {INDEX} disagree on {min(there ^ names)}; fetch both again"
+                )
+            for name in sorted(there):
+                if not name.endswith(BUFFERS):
+                    tensor = file.get_tensor(name)
+                    if tensor.dtype not in STORED_TYPES:
+                        raise UserError(
+                            f"{path}: {name} is stored as {tensor.dtype}, which is not read;"
+                            f" known: {', '.join(map(str, STORED_TYPES))}"
+                        )
+                    yield path, name, tensor
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def _read_index(path: Path) -> dict[str, set[str]]:
+    """The names of the tensors in each shard."""
+    try:
+        shards: dict[str, set[str]] = {}
+        for name, shard in json.loads(path.read_text(encoding="utf-8"))["weight_map"].items():
+            shards.setdefault(Path(shard).name, set()).add(name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not an index of shards: {error!r}") from None
+    for shard in shards:
+        if not (path.parent / shard).exists():
+            raise UserError(f"{path} names {shard}, which is not there; fetch it again")
+    return shards
+
+
+def _theirs(config: GPTConfig, ours: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """One of our tensors under their names, in their shapes: views of it."""
     layer = ours.split(".")[1] if ours.startswith("blocks.") else ""
     name = ours.replace(f"blocks.{layer}.", "blocks.{}.") if layer else ours
     if config.architecture == "gpt2":
         stem, _, kind = name.rpartition(".")
         theirs = GPT2_NAMES.get(name) or f"{GPT2_NAMES[stem]}.{kind}"
-        return [(theirs.format(layer), tensor.t() if _is_conv1d(ours) else tensor)]
-    if name == QKV:
+        # GPT-2 keeps its linear layers transposed
+        conv1d = ours.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))
+        yield theirs.format(layer), tensor.t() if conv1d else tensor
+    elif name == QKV:
         widths = [n * config.head_dim for n in (config.n_head, *[config.n_kv_head] * 2)]
-        return [
-            (n.format(layer), t) for n, t in zip(SPLIT, torch.split(tensor, widths), strict=True)
-        ]
-    return [(LLAMA_NAMES[name].format(layer), tensor)]
-
-
-def _is_conv1d(ours: str) -> bool:
-    """GPT-2 keeps its linear layers transposed."""
-    return ours.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))
-
-
-def _hub_config(config: GPTConfig, eot: int | None) -> dict[str, Any]:
-    common = {
-        "model_type": config.architecture,
-        "vocab_size": config.vocab_size,
-        "tie_word_embeddings": config.tied,
-        "torch_dtype": "float32",
-        "bos_token_id": eot,
-        "eos_token_id": eot,
-        "pad_token_id": eot,
-    }
-    if config.architecture == "gpt2":
-        return common | {
-            "architectures": ["GPT2LMHeadModel"],
-            "n_positions": config.context,
-            "n_layer": config.n_layer,
-            "n_head": config.n_head,
-            "n_embd": config.n_embd,
-            "n_inner": config.n_inner,
-            "activation_function": config.activation,
-            "layer_norm_epsilon": config.norm_eps,
-            "embd_pdrop": config.dropout,
-            "attn_pdrop": config.dropout,
-            "resid_pdrop": config.dropout,
-            "bias": config.bias,
-        }
-    name = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}[config.architecture]
-    return common | {
-        "architectures": [name],
-        "max_position_embeddings": config.context,
-        "num_hidden_layers": config.n_layer,
-        "num_attention_heads": config.n_head,
-        "num_key_value_heads": config.n_kv_head,
-        "head_dim": config.head_dim,
-        "hidden_size": config.n_embd,
-        "intermediate_size": config.n_inner,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "attention_bias": False,
-        "attention_dropout": config.dropout,
-    }
-
-
-def _from_hub_config(values: dict[str, Any]) -> GPTConfig:
-    architecture = values["model_type"]
-    if architecture == "gpt2":
-        return GPTConfig(
-            architecture="gpt2",
-            vocab_size=values["vocab_size"],
-            context=values["n_positions"],
-            n_layer=values["n_layer"],
-            n_head=values["n_head"],
-            n_kv_head=values["n_head"],
-            n_embd=values["n_embd"],
-            n_inner=values["n_inner"] or 4 * values["n_embd"],
-            head_dim=values["n_embd"] // values["n_head"],
-            tied=values["tie_word_embeddings"],
-            bias=values["bias"],
-            dropout=values["resid_pdrop"],
-            norm_eps=values["layer_norm_epsilon"],
-            activation=values["activation_function"],
-        )
-    if architecture in ("llama", "qwen3"):
-        return GPTConfig(
-            architecture=architecture,
-            vocab_size=values["vocab_size"],
-            context=values["max_position_embeddings"],
-            n_layer=values["num_hidden_layers"],
-            n_head=values["num_attention_heads"],
-            n_kv_head=values["num_key_value_heads"],
-            n_embd=values["hidden_size"],
-            n_inner=values["intermediate_size"],
-            head_dim=values["head_dim"],
-            tied=values["tie_word_embeddings"],
-            dropout=values["attention_dropout"],
-            norm_eps=values["rms_norm_eps"],
-            rope_theta=values["rope_theta"],
-        )
-    raise ValueError(f"unknown model_type {architecture!r}; known: gpt2, llama, qwen3")
+        for part, theirs in zip(torch.split(tensor, widths), QKV_SPLIT, strict=True):
+            yield theirs.format(layer), part
+    else:
+        yield LLAMA_NAMES[name].format(layer), tensor
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -5,11 +5,14 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nanogpt import sources
+from tests import fake_hub
 from tests.recipes import ROOT, Recipe
 
 os.environ |= {
@@ -72,3 +75,31 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path) 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repositories of the fake hub, to be copied."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    fake_hub.make_checkpoints(root)
+    return root
+
+
+@pytest.fixture
+def hub(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[fake_hub.FakeHub]:
+    """A hub, the user's cache of it empty; the current folder is empty too."""
+    from huggingface_hub import constants
+
+    shutil.copytree(checkpoints, tmp_path / "root")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(sources, "WAITS", (0, 0))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with fake_hub.running(tmp_path / "root") as server:
+        # read from HF_ENDPOINT when the library is imported, which it is by now
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield server

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from nanogpt.config import Settings, load
+from nanogpt.config import Settings, load, parse
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +45,7 @@ def values(**changes: Any) -> dict[str, Any]:
 
 def quick(**changes: Any) -> Settings:
     """Settings of a small model, with changes."""
-    return Settings.model_validate(values(**(QUICK | changes)))
+    return parse(values(**(QUICK | changes)))
 
 
 class Recipe:

@@ -12,8 +12,9 @@ from benchmarks import page
 from benchmarks.measures import outcome
 from benchmarks.processes import run
 from benchmarks.sides import Theirs, Training
+from nanogpt.architecture import GPTConfig
 from nanogpt.config import load
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.model import GPT
 from tests.recipes import ROOT
 
 PREPARE = """

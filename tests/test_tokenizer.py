@@ -256,7 +256,7 @@ def test_a_missing_tokenizer(tmp_path: Path) -> None:
 )
 def test_a_foreign_or_damaged_tokenizer(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(UserError, match="is damaged, or neither"):
+    with pytest.raises(UserError, match="is damaged, or not a tokenizer"):
         load(tmp_path)
 
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from nanogpt import optim
+from nanogpt.architecture import GPTConfig
 from nanogpt.config import Settings
 from nanogpt.distributed import join
 from nanogpt.errors import Stopped, UserError
 from nanogpt.evaluation import measures, total_loss, window_total
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.model import GPT
 from nanogpt.muon import orthogonal
 from nanogpt.trainer import Progress, fit
 from tests.recipes import ROOT, quick

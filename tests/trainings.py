@@ -10,8 +10,9 @@ import torch
 from mlflow import MlflowClient
 
 from nanogpt import outbox, store, tokenizer, tracking
+from nanogpt.architecture import GPTConfig
 from nanogpt.journal import Journal, read
-from nanogpt.model import GPT, GPTConfig
+from nanogpt.model import GPT
 from nanogpt.weights import save_model, weights_sha256
 
 PACKAGE = Path(tracking.__file__).parent
@@ -75,7 +76,7 @@ def make_model(folder: Path, seed: int = 1) -> Path:
         tied=False,
     )
     torch.manual_seed(seed)
-    save_model(folder, config, dict(GPT(config, torch.float32).named_parameters()), None)
+    save_model(folder, config, dict(GPT(config, torch.float32).named_parameters()))
     return folder
 
 
@@ -91,7 +92,7 @@ def registration(model: Path, val_loss: float) -> dict[str, Any]:
 
 def python(code: str, *arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """Run code in another process, where nothing is said about MLflow."""
-    ours = {"MLFLOW_TRACKING_URI", *tracking.ENVIRONMENT}
+    ours = {"MLFLOW_TRACKING_URI", *store.ENVIRONMENT}
     environment = {key: value for key, value in os.environ.items() if key not in ours}
     environment["PYTHONPATH"] = str(PACKAGE.parent)
     command = [sys.executable, "-c", code, *arguments]

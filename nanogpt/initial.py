@@ -1,0 +1,62 @@
+"""The model that a training starts from: a new one, or a base, with adapters or without.
+
+model = initial_model(settings, tokens, Path("data/shakespeare/base"))
+"""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import torch
+
+from nanogpt import lora
+from nanogpt.architecture import GPTConfig
+from nanogpt.config import FromScratch, Settings
+from nanogpt.errors import UserError
+from nanogpt.model import GPT
+from nanogpt.tokens import Tokens
+from nanogpt.weights import load_model
+
+
+def initial_model(
+    settings: Settings, tokens: Tokens, base: Path, compute: torch.dtype = torch.float32
+) -> GPT:
+    """Build the same model at each call, on the CPU, in training mode.
+
+    Args:
+        base: what the download stage made; not looked at where nothing was asked for.
+
+    Raises:
+        UserError: the base is damaged, has another tokenizer than the tokens, or less context than
+            `model.context`; or `train.lora` names matrices that it does not have.
+    """
+    torch.manual_seed(settings.seed)
+    eot = tokens.manifest["eot"]
+    if isinstance(settings, FromScratch):
+        shape = settings.model
+        config = GPTConfig(
+            vocab_size=tokens.manifest["vocab_size"],
+            head_dim=shape.n_embd // shape.n_head,
+            bos=eot,
+            eos=eot,
+            pad=eot,
+            **shape.model_dump(),
+        )
+        return GPT(config, compute)
+    digest = hashlib.sha256((base / "tokenizer.json").read_bytes()).hexdigest()
+    if digest != tokens.manifest["tokenizer_sha256"]:
+        raise UserError(
+            f"{tokens.folder} was not made with the tokenizer of {base}; run the tokenize stage"
+        )
+    window = settings.model
+    model = load_model(base, compute=compute, context=window.context, dropout=window.dropout)
+    # what ended the documents that it learns from ends what it writes
+    model.config = dataclasses.replace(model.config, eos=eot)
+    if settings.train.lora:
+        lora.add(model, settings.train.lora)
+    return model.train()
+
+
+def trained(model: GPT) -> dict[str, torch.nn.Parameter]:
+    """The parameters that a training changes: all, or with adapters those alone."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

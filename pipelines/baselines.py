@@ -1,0 +1,69 @@
+"""Score pretrained models as they are, on one corpus: a recipe of zero steps for each, and a table.
+
+    python -m pipelines.baselines gpt2 smollm2-135m --corpus shakespeare
+
+Losses are nats a token, and tokens differ from model to model: bits per byte can be compared.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.graph import RecipeError, root
+from pipelines.new import create, name_for, seen_from
+
+LIKE = Path("pipelines/baseline")
+BASES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m")
+
+
+def main() -> int:
+    """The command; returns its exit code: 0 if at least one model could be scored."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("bases", nargs="*", default=BASES, help=f"default: {' '.join(BASES)}")
+    parser.add_argument("--corpus", default="shakespeare", help="as in params.yaml, seen from here")
+    args = parser.parse_args()
+    table = Table(title=f"held-out text of {args.corpus}", title_justify="left")
+    for column in ("base", "split", "tokens", "loss", "perplexity", "bits per byte"):
+        table.add_column(column, justify="left" if column in ("base", "split") else "right")
+    missing = []
+    for base in args.bases:
+        try:
+            scores = score(base, args.corpus)
+        except RecipeError as error:
+            print(error, file=sys.stderr)
+            return 2
+        if scores is None:
+            missing.append(base)
+            continue
+        figures = (f"{scores[key]:{form}}" for key, form in FORMATS.items())
+        table.add_row(base, scores["split"], *figures)
+    Console(highlight=False).print(table)
+    if missing:
+        print(f"not scored, for the reasons above: {', '.join(missing)}", file=sys.stderr)
+    return 0 if table.row_count else 1
+
+
+FORMATS = {"tokens": ",", "loss": ".4f", "perplexity": ".2f", "bits_per_byte": ".4f"}
+
+
+def score(base: str, corpus: str) -> dict[str, Any] | None:
+    """What `eval` said of a base; None where its pipeline failed, and said why."""
+    name = name_for(LIKE, (base, corpus))
+    folder = root() / "pipelines" / name
+    given = {"download.base": base, "download.corpus": corpus}
+    recipe = create(name, LIKE, {key: seen_from(folder, text) for key, text in given.items()})
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro", f"{recipe}/dvc.yaml"], cwd=root())
+    if done.returncode:
+        return None
+    found: dict[str, Any] = json.loads((root() / "data" / name / "eval.json").read_text())
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
