@@ -24,10 +24,10 @@ export PREFECT_HOME := $(CURDIR)/.prefect
 # `value`, so that neither make nor the shell reads anything into a prompt.
 export PROMPT_TEXT := $(value PROMPT)
 
-.PHONY: help run finetune-shakespeare finetune baselines test torture lint types check flow join deploy undeploy sample ui sync-tracking bench recipes lock clean
+.PHONY: help run finetune-shakespeare finetune baselines export push-to-hub test torture lint types check flow join deploy undeploy sample ui sync-tracking bench recipes lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-16s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
 
 run: $(READY) ## do everything: environment, download, tokenize, train, eval, sample, report (RECIPE=)
 	$(BIN)/python -m dvc repro "$(RECIPE)/dvc.yaml"
@@ -42,6 +42,14 @@ finetune: $(READY) ## fine-tune on your text: make finetune CORPUS='path/to/*.tx
 
 baselines: $(READY) ## score pretrained models as they are: a table (BASES="gpt2 smollm2-135m" CORPUS=)
 	@$(BIN)/python -m pipelines.baselines $(if $(CORPUS),--corpus "$(CORPUS)") $(BASES)
+
+export: $(READY) ## write a model for other programs: MODEL=models:/name@champion (FORMAT=hf, gguf or peft; DTYPE= OUT=)
+	@$(BIN)/python -m nanogpt.export --model "$(MODEL)" $(if $(FORMAT),--format "$(FORMAT)") \
+	  $(if $(DTYPE),--dtype "$(DTYPE)") $(if $(OUT),--out "$(OUT)")
+
+push-to-hub: $(READY) ## upload a model to the Hugging Face hub: MODEL= REPO=user/name (DRY_RUN=1 PUBLIC=1)
+	@$(BIN)/python -m nanogpt.push --model "$(MODEL)" --repo "$(REPO)" \
+	  $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest

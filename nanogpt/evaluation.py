@@ -5,17 +5,18 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import nn
 
 from nanogpt.batches import gather
 from nanogpt.distributed import World
+from nanogpt.model import GPT
 
-TOKENS_AT_ONCE = 8192  # in one forward pass
+TOKENS_AT_ONCE = 8192  # in one forward pass,
+LOGITS_AT_ONCE = 1 << 27  # or fewer, where the vocabulary is large: half a gigabyte of them
 
 
 @torch.no_grad()  # not inference_mode: fsdp keeps the buffers that it gathers weights into
 def total_loss(
-    model: nn.Module,
+    model: GPT,
     tokens: np.ndarray,
     context: int,
     world: World,
@@ -32,7 +33,7 @@ def total_loss(
     count = len(tokens) - 1
     tail = count % context
     starts = np.arange(0, count - tail, context)
-    size = max(1, TOKENS_AT_ONCE // context)
+    size = max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // model.config.vocab_size) // context)
     # (windows, their length): shares of equal length for each process, some of them empty
     passes = [(starts[i : i + size], context) for i in range(0, len(starts), size)]
     if tail:

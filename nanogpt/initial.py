@@ -50,8 +50,11 @@ def initial_model(
         )
     window = settings.model
     model = load_model(base, compute=compute, context=window.context, dropout=window.dropout)
-    # what ended the documents that it learns from ends what it writes
-    model.config = dataclasses.replace(model.config, eos=eot)
+    # what ended the documents that it learns from ends what it writes, as what did before
+    before = model.config.eos
+    ends = dict.fromkeys((eot, *(before if isinstance(before, tuple) else (before,))))
+    eos = tuple(end for end in ends if end is not None)
+    model.config = dataclasses.replace(model.config, eos=eos if len(eos) > 1 else eot)
     if settings.train.lora:
         lora.add(model, settings.train.lora)
     return model.train()

@@ -124,9 +124,10 @@ class HubTokenizer(Tokenizer):
 
     def encode_array(self, text: str) -> NDArray[np.uint32]:
         try:
-            return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
+            text.encode()  # what has no UTF-8 is a TypeError to the library
         except UnicodeEncodeError as error:
             raise _half(text, error) from None
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
 
     def decode(self, ids: Iterable[int]) -> str:
         text: str = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)

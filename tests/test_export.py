@@ -1,0 +1,317 @@
+"""What leaves: a repository, a GGUF file or adapters that others load, and the hub's copy."""
+
+import json
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file
+
+from nanogpt import gguf_files, outbox
+from nanogpt.export import main as export_main
+from nanogpt.export import one_line
+from nanogpt.model import GPT
+from nanogpt.push import main as push_main
+from nanogpt.weights import load_model, save_model
+from tests.fake_hub import SHARDED, FakeHub
+from tests.trainings import begin, make_model, python, registration
+
+CARD = """---
+library_name: transformers
+license: mit
+---
+# plays
+"""
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command; returns its exit code and the last line that it says."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        command = {"export": export_main, "push": push_main}[str(arguments[0])]
+        monkeypatch.setattr(sys, "argv", [*map(str, arguments)])
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            with one_line(str(arguments[0])):
+                command()
+        except SystemExit as error:
+            code = error.code
+        said = capsys.readouterr()
+        return code, (said.err if code else said.out).strip()
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model directory, plays/model, below the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plays").mkdir()
+    folder = make_model(Path("plays/model"))
+    (folder / "README.md").write_text(CARD)
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"small")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_repository_is_the_model_directory(model: Path, run: Run) -> None:
+    assert run("export", "--model", model) == (0, "exports/plays/hf")
+    assert contents(Path("exports/plays/hf")) == contents(model)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_a_repository_of_half_the_size_is_loaded_by_transformers(
+    dtype: str, model: Path, run: Run
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert run("export", "--model", model, "--dtype", dtype, "--out", "half") == (0, "half")
+    kind = {"BF16": torch.bfloat16, "F16": torch.float16}[dtype]
+    stored = load_file("half/model.safetensors")
+    for name, tensor in load_file(model / "model.safetensors").items():
+        assert torch.equal(stored[name], tensor.to(kind))
+    theirs = AutoModelForCausalLM.from_pretrained("half")
+    assert theirs.dtype == kind
+    ids = torch.tensor(AutoTokenizer.from_pretrained("half")(["To be"])["input_ids"])
+    with torch.no_grad():
+        logits = theirs.float().eval()(ids).logits
+        torch.testing.assert_close(load_model(Path("half"))(ids)[0], logits, atol=1e-5, rtol=0)
+
+
+def test_shards_and_gguf_become_one_file(checkpoints: Path, model: Path, run: Run) -> None:
+    sharded = checkpoints / SHARDED
+    assert run("export", "--model", sharded, "--out", "one") == (0, "one")
+    assert [path.name for path in Path("one").glob("model*")] == ["model.safetensors"]
+    assert run("export", "--model", sharded, "--format", "gguf", "--dtype", "F32", "--out", "base")
+    for name in ("config.json", "tokenizer.json"):
+        (Path("base") / name).write_bytes((sharded / name).read_bytes())
+    assert run("export", "--model", "base", "--out", "again") == (0, "again")
+    first = dict(load_model(sharded).named_parameters())
+    for folder in ("one", "again"):
+        for name, parameter in load_model(Path(folder)).named_parameters():
+            assert torch.equal(parameter, first[name])
+
+
+@pytest.mark.parametrize("dtype", [None, "F32", "F16", "Q8_0"])
+def test_a_gguf_file_has_the_model(dtype: str | None, model: Path, run: Run) -> None:
+    about = json.loads((model / "tokenizer_config.json").read_text())
+    about["chat_template"] = "{{ messages }}"
+    (model / "tokenizer_config.json").write_text(json.dumps(about))
+    path = Path(f"exports/plays/gguf/plays-{dtype or 'F16'}.gguf")
+    arguments = ["--dtype", dtype] if dtype else []
+    assert run("export", "--model", model, "--format", "gguf", *arguments) == (0, str(path))
+    file = gguf_files.read(path)
+    assert file.config == load_model(model).config
+    assert file.metadata["general.name"] == path.stem
+    assert file.metadata["tokenizer.chat_template"] == "{{ messages }}"
+    for name, tensor in load_file(model / "model.safetensors").items():
+        found = dict(file.tensors())[name]
+        off = {None: 1e-3, "F32": 0, "F16": 1e-3, "Q8_0": 1e-2}[dtype]
+        assert abs(torch.from_numpy(found) - tensor).max() <= off * tensor.abs().max()
+
+
+def test_a_nanogpt_without_biases_becomes_gguf(model: Path, run: Run) -> None:
+    config = replace(load_model(model).config, architecture="gpt2", activation="gelu_new")
+    save_model(model, config, dict(GPT(config).named_parameters()))
+    arguments = ("--format", "gguf", "--dtype", "F32", "--out", "gpt2")
+    assert run("export", "--model", model, *arguments)[0] == 0
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(model / name, "gpt2")
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        assert torch.equal(load_model(Path("gpt2"))(ids)[0], load_model(model)(ids)[0])
+
+
+def test_a_chat_template_may_be_a_file(model: Path, run: Run) -> None:
+    (model / "chat_template.jinja").write_text("{{ bos }}")
+    _, path = run("export", "--model", model, "--format", "gguf")
+    assert gguf_files.read(Path(path)).metadata["tokenizer.chat_template"] == "{{ bos }}"
+
+
+def test_adapters_are_copied(model: Path, run: Run) -> None:
+    assert run("export", "--model", model, "--format", "peft") == (0, "exports/plays/peft")
+    assert contents(Path("exports/plays/peft")) == contents(model / "adapter")
+
+
+def test_an_older_export_is_replaced_and_nothing_else(model: Path, run: Run) -> None:
+    assert run("export", "--model", model, "--out", "out")[0] == 0
+    (Path("out") / "older").touch()
+    assert run("export", "--model", model, "--out", "out")[0] == 0
+    assert not (Path("out") / "older").exists()
+    Path("mine").mkdir()
+    assert run("export", "--model", model, "--out", "mine")[0] == 0  # it was empty
+    code, said = run("export", "--model", model, "--out", ".")
+    assert code == 2
+    assert said == "export: --out . is there, and no earlier export; name a folder of its own"
+    assert run("export", "--model", model, "--format", "peft", "--out", "out")[0] == 2
+    assert run("export", "--model", model, "--out", "plays/model/config.json")[0] == 2
+    assert sorted(path.name for path in Path().iterdir()) == ["mine", "out", "plays"]
+
+
+@pytest.fixture
+def registered(root: Path, tmp_path: Path) -> Path:
+    """A model of MLflow's registry, and its directory."""
+    folder = make_model(tmp_path / "model")
+    (folder / "README.md").write_text(CARD)
+    training = begin(root / "state", 8)
+    training.sync(8)
+    outbox.end(training, "FINISHED", folder, registration(folder, 2.0))
+    return folder
+
+
+def test_a_registered_model_is_fetched(registered: Path, run: Run) -> None:
+    assert run("export", "--model", "models:/nanogpt-plays@candidate")[0] == 0
+    assert contents(Path("exports/nanogpt-plays/hf")) == contents(registered)
+    code, said = run("export", "--model", "models:/nanogpt-plays/7")
+    assert code == 2
+    assert "export: --model models:/nanogpt-plays/7: MLflow at sqlite:///" in said
+    assert "version=7) not found; its names, versions and aliases are in `mlflow ui`" in said
+
+
+MISTAKES = {
+    "--model nowhere is neither a folder with a config.json nor a model in MLflow's": (
+        *("--model", "nowhere"),
+    ),
+    "argument --format: invalid choice: 'onnx' (choose from": ("--format", "onnx"),
+    "argument --dtype: 'Q8_0' is not for --format hf: choose from F32, F16, BF16": (
+        *("--dtype", "Q8_0"),
+    ),
+    "argument --dtype: 'Q4_0' is not for --format gguf: choose from F16, F32, Q8_0": (
+        *("--format", "gguf", "--dtype", "Q4_0"),
+    ),
+    "argument --dtype: 'F32' is not for --format peft: the adapters are copied": (
+        *("--format", "peft", "--dtype", "F32"),
+    ),
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_a_mistake_is_one_message(message: str, model: Path, run: Run) -> None:
+    code, said = run("export", "--model", model, *MISTAKES[message])
+    assert code == 2
+    assert message in said.splitlines()[-1]
+    assert not Path("exports").exists()
+
+
+def test_a_model_that_cannot_be_exported_is_one_message(model: Path, run: Run) -> None:
+    (model / "adapter" / "adapter_config.json").unlink()
+    message = f"export: {model} has no adapter/: it was not trained with train.lora"
+    assert run("export", "--model", model, "--format", "peft") == (2, message)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    for kind in ("hf", "gguf"):
+        code, said = run("export", "--model", model, "--format", kind)
+        assert code == 2
+        assert f"{weights} cannot be read" in said
+    assert not list(Path().glob("exports/*/*/*"))
+
+
+FULL = """
+import resource
+from nanogpt.export import main, one_line
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # stands for a disk that is full
+with one_line("export"):
+    main()
+"""
+
+
+@pytest.mark.parametrize("kind", ["hf", "gguf"])
+def test_a_full_disk_is_one_message_and_leaves_nothing(kind: str, model: Path) -> None:
+    done = python(FULL, "--model", str(model), "--format", kind, cwd=Path())
+    assert done.returncode == 1
+    assert done.stderr.startswith("export: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not [path for path in Path("exports").rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def public(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model directory with a card, and a token for the hub."""
+    monkeypatch.setenv("HF_TOKEN", "hush")
+    folder = make_model(tmp_path / "model")
+    (folder / "README.md").write_text(CARD)
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
+    return folder
+
+
+def test_a_dry_run_says_what_would_be_uploaded(public: Path, hub: FakeHub, run: Run) -> None:
+    code, said = run("push", "--model", public, "--repo", "will/plays", "--dry-run")
+    assert code == 0
+    size = (public / "model.safetensors").stat().st_size
+    assert said.startswith("will/plays, private if it is new:\n")
+    assert f"\n{size:>15,}  model.safetensors\n" in said
+    assert "\n              2  adapter/adapter_config.json\n" in said
+    assert "\n---\nlibrary_name: transformers\nlicense: mit\n---\n" in said
+    assert said.endswith("nothing was uploaded: this was a dry run")
+    assert not hub.asked
+
+
+@pytest.mark.parametrize("access", [[], ["--public"]])
+def test_the_hub_gets_the_model_directory(
+    access: list[str], public: Path, hub: FakeHub, run: Run
+) -> None:
+    code, said = run("push", "--model", public, "--repo", "will/plays", *access)
+    assert code == 0, said
+    assert said.endswith(f"\n{hub.address}/will/plays")
+    assert contents(hub.root / "will" / "plays") == contents(public)
+    assert hub.created == {"will/plays": "public" if access else "private"}
+
+
+def test_what_cannot_be_pushed_is_one_message(
+    public: Path, hub: FakeHub, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(repo: str = "will/plays") -> str:
+        code, said = run("push", "--model", public, "--repo", repo)
+        assert code == 2
+        assert "hush" not in said
+        return said.removeprefix("push: ")
+
+    assert refused("plays") == "--repo 'plays' is not of the form user/name"
+    hub.faults["will/plays"] = "token"
+    assert refused() == (
+        "the hub does not let you write to will/plays: log in with `hf auth login`, or set"
+        " HF_TOKEN with a token that may write"
+    )
+    (public / "README.md").write_text("---\n- a list\n---\n")
+    assert refused().startswith(f"the model card, {public}/README.md, is of no use: repo card")
+    (public / "README.md").unlink()
+    assert refused().startswith(f"the model card, {public}/README.md, is of no use: Cannot load")
+    (public / "README.md").write_text(CARD)
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/none")
+    assert refused() == (
+        "nobody is logged in to the Hugging Face hub: log in with `hf auth login`, or set HF_TOKEN"
+    )
+    (public / "model.safetensors").unlink()
+    assert "has no weights that can be read" in refused()
+    assert not [request for request in hub.asked if "commit" in request]
+
+
+def test_a_hub_that_does_not_answer_is_one_message(
+    public: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+    code, said = run("push", "--model", public, "--repo", "will/plays")
+    assert code == 2
+    assert said.startswith("push: will/plays was not uploaded: ConnectError")
+    assert len(said.splitlines()) == 1
