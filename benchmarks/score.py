@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from benchmarks.processes import ROOT
 from nanogpt.architecture import GPTConfig
-from nanogpt.config import load
 from nanogpt.distributed import World, join
 from nanogpt.evaluation import total_loss
 from nanogpt.model import GPT
+from nanogpt.params import load
 from nanogpt.weights import GPT2_NAMES, load_model
 
 

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nanogpt import registry
-from nanogpt.config import Settings, load
+from nanogpt.config import Settings
 from nanogpt.errors import UserError
+from nanogpt.params import load
 from nanogpt.store import root
 from nanogpt.weights import weights_sha256
 

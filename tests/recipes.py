@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from nanogpt.config import Settings, load, parse
+from nanogpt.config import Settings, parse
+from nanogpt.params import load
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,8 +13,8 @@ from benchmarks.measures import outcome
 from benchmarks.processes import run
 from benchmarks.sides import Theirs, Training
 from nanogpt.architecture import GPTConfig
-from nanogpt.config import load
 from nanogpt.model import GPT
+from nanogpt.params import load
 from tests.recipes import ROOT
 
 PREPARE = """

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nanogpt.config import load
 from nanogpt.errors import UserError
+from nanogpt.params import load
 from tests.recipes import values
 
 

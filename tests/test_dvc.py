@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from nanogpt.config import load
+from nanogpt.params import load
 from pipelines.graph import stages
 from tests.imports import ROOT, closure
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt.config import load
+from nanogpt.params import load
 from pipelines.graph import RecipeError
 from pipelines.new import create, name_for, seen_from
 from tests.recipes import ROOT

@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from nanogpt.config import Settings, load
+from nanogpt.config import Settings
 from nanogpt.errors import Stopped, UserError
 from nanogpt.files import write_text
+from nanogpt.params import load
 
 # torch warns of its own insides, such as an address that has no name; read when it is imported
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
