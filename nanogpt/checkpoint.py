@@ -4,9 +4,9 @@
     saver.save(tensors, progress, keep, then)  # copies, then writes in a thread
     saver.wait()
 
-A save is `save-<step>/`: a safetensors file a process, written by `torch.distributed.checkpoint`,
-so that any other number of processes can read it, and `progress.json`. It is written under another
-name first. The newest and those to keep stay; what is older goes.
+A save is `save-<step>/`: safetensors files of each process, which `torch.distributed.checkpoint`
+writes so that any other number of processes can read them, and `progress.json`. It is written under
+another name first. The newest and those to keep stay; what is older goes.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from nanogpt.distributed import World, lost_peer
 from nanogpt.errors import UserError
 from nanogpt.files import remove_folder, sync, write_text
 
+FILE_BYTES = 1 << 26  # of tensors in a file: its writer keeps two more copies of one file's
 ANEW = "remove the folder that it is in to train anew from the start"
 
 
@@ -84,9 +86,13 @@ class Saver:
         """
         self.wait()
         partial = save_path(self._folder, progress["step"]).with_suffix(".partial")
+        starts = accumulate((tensor.nbytes for tensor in tensors.values()), initial=0)
+        files = {
+            name: 1 + start // FILE_BYTES for name, start in zip(tensors, starts, strict=False)
+        }
         written = async_save(
             dict(tensors),
-            storage_writer=HuggingFaceStorageWriter(str(partial), save_distributed=True),
+            storage_writer=HuggingFaceStorageWriter(str(partial), files, save_distributed=True),
             process_group=self._world.saving,
             no_dist=self._world.size == 1,
         )

@@ -14,6 +14,11 @@ TOKENS_AT_ONCE = 8192  # in one forward pass,
 LOGITS_AT_ONCE = 1 << 27  # or fewer, where the vocabulary is large: half a gigabyte of them
 
 
+def windows_at_once(context: int, vocab_size: int) -> int:
+    """Windows in one forward pass of `total_loss`."""
+    return max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // vocab_size) // context)
+
+
 @torch.no_grad()  # not inference_mode: fsdp keeps the buffers that it gathers weights into
 def total_loss(
     model: GPT,
@@ -33,7 +38,7 @@ def total_loss(
     count = len(tokens) - 1
     tail = count % context
     starts = np.arange(0, count - tail, context)
-    size = max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // model.config.vocab_size) // context)
+    size = windows_at_once(context, model.config.vocab_size)
     # (windows, their length): shares of equal length for each process, some of them empty
     passes = [(starts[i : i + size], context) for i in range(0, len(starts), size)]
     if tail:

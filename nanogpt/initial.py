@@ -10,12 +10,32 @@ from pathlib import Path
 import torch
 
 from nanogpt import lora
-from nanogpt.architecture import GPTConfig
+from nanogpt.architecture import GPTConfig, read_config
 from nanogpt.config import FromScratch, Settings
 from nanogpt.errors import UserError
 from nanogpt.model import GPT
 from nanogpt.tokens import Tokens
 from nanogpt.weights import load_model
+
+
+def initial_config(settings: Settings, tokens: Tokens, base: Path) -> GPTConfig:
+    """The shape of the model that a training starts from."""
+    eot = tokens.manifest["eot"]
+    if isinstance(settings, FromScratch):
+        shape = settings.model
+        return GPTConfig(
+            vocab_size=tokens.manifest["vocab_size"],
+            head_dim=shape.n_embd // shape.n_head,
+            bos=eot,
+            eos=eot,
+            pad=eot,
+            **shape.model_dump(),
+        )
+    config = read_config(base)
+    # what ended the documents that it learns from ends what it writes, as what did before
+    before = config.eos if isinstance(config.eos, tuple) else (config.eos,)
+    eos = tuple(end for end in dict.fromkeys((eot, *before)) if end is not None)
+    return dataclasses.replace(config, eos=eos if len(eos) > 1 else eot)
 
 
 def initial_model(
@@ -31,17 +51,8 @@ def initial_model(
             `model.context`; or `train.lora` names matrices that it does not have.
     """
     torch.manual_seed(settings.seed)
-    eot = tokens.manifest["eot"]
+    config = initial_config(settings, tokens, base)
     if isinstance(settings, FromScratch):
-        shape = settings.model
-        config = GPTConfig(
-            vocab_size=tokens.manifest["vocab_size"],
-            head_dim=shape.n_embd // shape.n_head,
-            bos=eot,
-            eos=eot,
-            pad=eot,
-            **shape.model_dump(),
-        )
         return GPT(config, compute)
     digest = hashlib.sha256((base / "tokenizer.json").read_bytes()).hexdigest()
     if digest != tokens.manifest["tokenizer_sha256"]:
@@ -50,11 +61,7 @@ def initial_model(
         )
     window = settings.model
     model = load_model(base, compute=compute, context=window.context, dropout=window.dropout)
-    # what ended the documents that it learns from ends what it writes, as what did before
-    before = model.config.eos
-    ends = dict.fromkeys((eot, *(before if isinstance(before, tuple) else (before,))))
-    eos = tuple(end for end in ends if end is not None)
-    model.config = dataclasses.replace(model.config, eos=eos if len(eos) > 1 else eot)
+    model.config = dataclasses.replace(model.config, eos=config.eos)
     if settings.train.lora:
         lora.add(model, settings.train.lora)
     return model.train()

@@ -24,7 +24,9 @@ from nanogpt.guard import Guard, diverged
 from nanogpt.model import GPT
 from nanogpt.progress import bar
 
-MICRO_BATCH_TOKENS = 16384  # of one forward pass, where machine.micro_batch is auto
+# of one forward pass, where machine.micro_batch is auto: tokens, and logits by kind of device
+MICRO_BATCH_TOKENS = 16384
+MICRO_BATCH_LOGITS = {"cpu": 1 << 26, "cuda": 1 << 29, "mps": 1 << 27}
 
 
 @dataclass
@@ -89,6 +91,7 @@ def fit(
     peak = peak_flops(world.device)
     sums = _carried(progress, world)
     norm = torch.tensor(math.nan)
+    passes = pass_count(settings, model.config.vocab_size, world)
     model.train()
     progress_bar = bar(train.steps, "train", "step", initial=progress.step, disable=world.rank > 0)
     started = time.perf_counter() - progress.seconds
@@ -168,7 +171,9 @@ def fit(
             break
 
         optim.set_rate(optimizers, optim.rate(progress.step, position, train))
-        loss = _accumulate(wrapped, train_tokens, settings, world, progress.step, guard.scale)
+        loss = _accumulate(
+            wrapped, train_tokens, settings, world, progress.step, passes, guard.scale
+        )
         norm = guard.norm(parameters, train.grad_clip)
         bad = guard.step(optimizers, norm)
         # each step is counted once, by the first process
@@ -188,25 +193,30 @@ def _schedule_step(step: int, seconds: float, train: Train) -> float:
     return max(step, train.steps * seconds / (60 * train.max_minutes))
 
 
+def pass_count(settings: Settings, vocab_size: int, world: World) -> int:
+    """Forward passes in a step of each process, as many as the largest share needs."""
+    asked = settings.machine.micro_batch
+    logits = MICRO_BATCH_LOGITS[world.device.type]
+    auto = max(1, min(MICRO_BATCH_TOKENS, logits // vocab_size) // settings.model.context)
+    micro = auto if asked == "auto" else asked
+    return math.ceil(math.ceil(settings.train.batch_size / world.size) / micro)
+
+
 def _accumulate(
     model: torch.nn.Module,
     tokens: np.ndarray,
     settings: Settings,
     world: World,
     step: int,
+    passes: int,
     scale: Tensor,
 ) -> Tensor:
     """Add up the gradient of the global batch's mean loss; returns this process's part of it."""
-    train, machine, context = settings.train, settings.machine, settings.model.context
+    train, context = settings.train, settings.model.context
     starts = window_starts(settings.seed, step, train.batch_size, len(tokens), context)
     share = np.array_split(starts, world.size)[world.rank]
-    micro = (
-        max(1, MICRO_BATCH_TOKENS // context)
-        if machine.micro_batch == "auto"
-        else machine.micro_batch
-    )
-    # as many passes as the largest share needs: with fsdp each pass is a meeting of all processes
-    parts = np.array_split(share, math.ceil(math.ceil(train.batch_size / world.size) / micro))
+    # the same number for all processes: with fsdp each pass is a meeting of them
+    parts = np.array_split(share, passes)
     total = torch.zeros((), device=world.device)
     for index, part in enumerate(parts):
         if settings.model.dropout:

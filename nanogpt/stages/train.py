@@ -15,13 +15,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nanogpt import checkpoint, optim, outbox, stages, tracking
+from nanogpt import checkpoint, memory, optim, outbox, stages, tracking
 from nanogpt.batches import window_count
 from nanogpt.config import Settings
 from nanogpt.distributed import World, join, lost_peer, process_count
 from nanogpt.errors import Stopped, UserError
 from nanogpt.files import whole_folder, write_text
-from nanogpt.initial import initial_model, trained
+from nanogpt.initial import initial_config, initial_model, trained
 from nanogpt.journal import Journal, read, write_curves
 from nanogpt.launch import LOST_PEER, launch
 from nanogpt.lineage import open_base
@@ -76,6 +76,7 @@ def train(
     fingerprint = checkpoint.fingerprint(same, tokens.digest, base["digest"])
     folder = Path(settings.data, "state", fingerprint[:16])
     state = State(folder, world, patience=10 if settings.machine.nodes == 1 else 120)
+    memory.check(initial_config(settings, tokens, args.base), settings, world)
     model = initial_model(settings, tokens, args.base, world.compute)
     model.activation_checkpointing = settings.machine.activation_checkpointing
     padding = settings.machine.pad_vocabulary
@@ -131,6 +132,9 @@ def train(
 
     try:
         fitted(journal.record, save_with_curves)
+        most = memory.peak(world.device)
+        journal.record(progress.step, {"peak_memory_gib": most / 2**30})
+        print(f"train: peak memory {most / 2**30:.2f} GiB", file=sys.stderr, flush=True)
         run.sync(journal.save())  # the last score may have no save of its own
         best = state.best(progress, list(trained(model)))
         publish(args.model, settings, tokens, base, args.base, best, progress)
