@@ -33,6 +33,9 @@ run: $(READY) ## do everything: environment, download, tokenize, train, eval, sa
 	$(BIN)/python -m dvc repro "$(RECIPE)/dvc.yaml"
 	@cd "$(RECIPE)" && python -m nanogpt.report
 
+# Threads that wait for each other at large products need not burn a core that others want.
+finetune-shakespeare finetune baselines: export GOMP_SPINCOUNT := 2000
+
 finetune-shakespeare: $(READY) ## fine-tune a pretrained model on Shakespeare: minutes on two CPU cores
 	@$(MAKE) run RECIPE=pipelines/finetune_shakespeare
 
@@ -51,8 +54,8 @@ push-to-hub: $(READY) ## upload a model to the Hugging Face hub: MODEL= REPO=use
 	@$(BIN)/python -m nanogpt.push --model "$(MODEL)" --repo "$(REPO)" \
 	  $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
 
-test: $(READY) ## run the tests
-	$(BIN)/python -m pytest
+test: $(READY) ## run the tests, a file at a time on each of two cores
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 torture: $(READY) ## kill trainings at a hundred random instants, and lose a host: half an hour
 	$(BIN)/python -m pytest -m torture -s

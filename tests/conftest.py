@@ -16,7 +16,8 @@ from tests import fake_hub
 from tests.recipes import ROOT, Recipe
 
 os.environ |= {
-    "OMP_NUM_THREADS": "2",  # before torch is imported, here or in a child process
+    # before torch is imported, here or in a child process: threads that wait for each other spin
+    "OMP_NUM_THREADS": "1" if "PYTEST_XDIST_WORKER" in os.environ else "2",
     "DO_NOT_TRACK": "true",
     "DVC_NO_ANALYTICS": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
