@@ -51,6 +51,15 @@ def window_starts(seed: int, step: int, batch_size: int, length: int, context: i
     return starts
 
 
+def windows_at_once(tokens: int, context: int, vocab_size: int, device: torch.device) -> int:
+    """Windows in one forward pass: of so many tokens, fewer if the vocabulary is large.
+
+    Of a large vocabulary the logits are most of the memory, and a CPU is no faster with more.
+    """
+    usual = 1 << 12 if device.type == "cpu" else 1 << 15
+    return max(1, min(tokens, tokens * usual // vocab_size) // context)
+
+
 def gather(tokens: np.ndarray, starts: np.ndarray, context: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets, one token apart, of the windows at `starts`: two (B, T) int64."""
     windows = tokens[starts[:, None] + np.arange(context + 1)]  # (B, T + 1)

@@ -40,13 +40,22 @@ def peak_flops(device: torch.device) -> float | None:
     return next((1e12 * peak for peak in found), None)
 
 
+LARGE_BLOCK = 1 << 25  # bytes
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep what is freed instead of returning it to the kernel.
 
     A training step frees and takes the same blocks again; fetching them anew, page by page, costs
-    a CPU a tenth of its time.
+    a CPU a tenth of its time. Large blocks are returned: their holes would seldom fit again.
     """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-            getattr(libc, "mallopt", lambda *_: 0)(option, 1 << 30)
+        for option, limit in ((-1, 1 << 30), (-3, LARGE_BLOCK)):  # M_TRIM_, M_MMAP_THRESHOLD
+            getattr(libc, "mallopt", lambda *_: 0)(option, limit)
+
+
+def return_freed_memory() -> None:
+    """Have glibc return what it kept, before something that takes blocks of other sizes."""
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)

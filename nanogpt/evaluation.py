@@ -6,17 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from nanogpt.batches import gather
+from nanogpt.batches import gather, windows_at_once
 from nanogpt.distributed import World
 from nanogpt.model import GPT
 
-TOKENS_AT_ONCE = 8192  # in one forward pass,
-LOGITS_AT_ONCE = 1 << 27  # or fewer, where the vocabulary is large: half a gigabyte of them
-
-
-def windows_at_once(context: int, vocab_size: int) -> int:
-    """Windows in one forward pass of `total_loss`."""
-    return max(1, min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // vocab_size) // context)
+TOKENS_AT_ONCE = 8192  # in one forward pass, at most
 
 
 @torch.no_grad()  # not inference_mode: fsdp keeps the buffers that it gathers weights into
@@ -38,7 +32,7 @@ def total_loss(
     count = len(tokens) - 1
     tail = count % context
     starts = np.arange(0, count - tail, context)
-    size = windows_at_once(context, model.config.vocab_size)
+    size = windows_at_once(TOKENS_AT_ONCE, context, model.config.vocab_size, world.device)
     # (windows, their length): shares of equal length for each process, some of them empty
     passes = [(starts[i : i + size], context) for i in range(0, len(starts), size)]
     if tail:

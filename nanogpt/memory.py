@@ -12,7 +12,6 @@ import math
 import os
 import resource
 import sys
-import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,109 +21,43 @@ import psutil
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from nanogpt import lora, optim
 from nanogpt.architecture import GPTConfig
+from nanogpt.batches import windows_at_once
+from nanogpt.checkpoint import FILE_BYTES
 from nanogpt.config import Lora, Settings
 from nanogpt.distributed import World
 from nanogpt.errors import UserError
-from nanogpt.evaluation import windows_at_once
+from nanogpt.evaluation import TOKENS_AT_ONCE
+from nanogpt.footprint import Counter, Device, Heap
 from nanogpt.model import GPT
 from nanogpt.trainer import pass_count
 
-SPARE = 96  # bytes by which a hole must exceed a block, which glibc aligns inside it
 GROUPS = Path("/sys/fs/cgroup")
-
-
-class Heap:
-    """Where glibc puts blocks: in the smallest hole that is large enough, else at the end."""
-
-    def __init__(self) -> None:
-        self.end = self.peak = 0
-        self._holes: dict[int, int] = {}  # start → bytes
-
-    def take(self, size: int) -> int:
-        """Where a block of so many bytes starts."""
-        fitting = [(n, start) for start, n in self._holes.items() if n >= size + SPARE]
-        if fitting:
-            n, start = min(fitting)
-            del self._holes[start]
-            self._holes[start + size] = n - size
-        else:
-            start = self.end
-            self.end += size
-            self.peak = max(self.peak, self.end)
-        return start
-
-    def give(self, start: int, size: int) -> None:
-        """Make a hole of a block, and one of it and those beside it."""
-        size += self._holes.pop(start + size, 0)
-        for hole in [h for h, n in self._holes.items() if h + n == start]:
-            size += self._holes.pop(hole)
-            start = hole
-        if start + size == self.end:
-            self.end = start
-        else:
-            self._holes[start] = size
-
-
-class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that are alive, and keeps the most there were as `peak`.
-
-    Attributes:
-        share: how much this process keeps of a tensor that is made from now on.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.share = 1.0
-        self.peak = self._now = 0
-        self._heap = Heap() if device.type == "cpu" else None
-        self._alive: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
-        return made
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._alive:
-            return
-        self._alive.add(key)
-        size = int(storage.nbytes() * self.share)
-        self._now += size
-        start = self._heap.take(size) if self._heap else 0
-        self.peak = max(self.peak, self._heap.peak if self._heap else self._now)
-        weakref.finalize(storage, self._forget, key, start, size)
-
-    def _forget(self, key: int, start: int, size: int) -> None:
-        self._alive.remove(key)
-        self._now -= size
-        if self._heap:
-            self._heap.give(start, size)
+SHORTEST = 64  # context that is proposed
 
 
 def estimate(config: GPTConfig, settings: Settings, world: World) -> int:
     """Bytes that a process takes at the peak of a training, beside what it has before it.
 
-    Of weights, moments, the copy of both that a save makes on a CPU, a validation's pass, and the
-    passes and the update of a step. What torch.compile spares is not known to it.
+    Of weights, moments, what a save copies of both on a CPU, a validation's pass, and the passes
+    and the update of a step. What torch.compile spares is not known to it.
     """
     train, context = settings.train, settings.model.context
     config = replace(config, context=context, dropout=settings.model.dropout)
     passes = pass_count(settings, config.vocab_size, world)
     windows = math.ceil(math.ceil(train.batch_size / world.size) / passes)
+    scored = windows_at_once(TOKENS_AT_ONCE, context, config.vocab_size, world.device)
 
     def losses(windows: int) -> Tensor:
         ids = torch.zeros(windows, context, dtype=torch.long)
         return model(ids, ids)[1].sum()  # type: ignore[no-any-return]
 
-    with FakeTensorMode(), Counter(world.device) as counter, world.device:
+    memory = Heap() if world.device.type == "cpu" else Device()
+    with FakeTensorMode(), world.device, Counter(memory) as counter:
+        sharded = world.size > 1 and world.shards(GPT(config))
+        counter.share = own = 1 / world.size if sharded else 1.0
         model = GPT(config, world.compute)
         model.activation_checkpointing = settings.machine.activation_checkpointing
         if train.lora:
@@ -132,17 +65,31 @@ def estimate(config: GPTConfig, settings: Settings, world: World) -> int:
         optimizers = optim.build(model, train)
         trained = [p for p in model.parameters() if p.requires_grad]
         kept = [*trained, *optim.state_tensors(model, optimizers).values()]
+        counter.share = 1.0
         with torch.no_grad():
-            losses(windows_at_once(context, config.vocab_size))
-        copies = [t.detach().clone() for t in kept] if world.device.type == "cpu" else []
-        if passes > 1:
+            losses(scored)
+        held = []
+        if sharded:
+            # whole for a while, and once more for the exchange: two blocks and what is in no block
+            sizes = [sum(p.nbytes for p in m.parameters()) for m in (model, *model.blocks)]
+            whole = sizes[0] - sum(sizes[1:]) + 2 * sizes[1]
+            held.append(torch.empty(2 * whole, dtype=torch.uint8))
+        counter.share = own
+        if world.device.type == "cpu":
+            held += [t.detach().clone() for t in kept]
+            saved = min(FILE_BYTES, sum(t.nbytes for t in kept))
+            held.append(torch.empty(2 * saved, dtype=torch.uint8))
+        if passes > 1 or world.size > 1:
+            # ddp keeps whole gradients, and so does fsdp until the last pass
+            counter.share = own if passes == 1 else 1.0
             for p in trained:
                 p.grad = torch.zeros_like(p)
+        counter.share = 1.0
         losses(windows).backward()  # type: ignore[no-untyped-call]
+        held.clear()
         for optimizer in optimizers:
             optimizer.step()
-        del copies
-    return int(counter.peak)
+    return memory.peak
 
 
 def available(device: torch.device) -> int:
@@ -199,50 +146,89 @@ def check(config: GPTConfig, settings: Settings, world: World) -> None:
         UserError: it needs more than there is; says what would fit.
     """
     there = available(world.device)
-    # the count takes seconds, which a training that is far from the limit need not wait for
-    if 2 * _roughly(config, settings) < there:
+    # the count takes a second, which a training that is far from the limit need not wait for
+    if 2 * _at_most(config, settings) < there:
         return
     needed = estimate(config, settings, world)
     if needed <= there:
         return
-    machine, train = settings.machine, settings.train
-    smaller = {"micro_batch": 1}
-    without = {"activation_checkpointing": True}
-    adapters = {"lora": Lora(rank=8, alpha=16, targets="all-linear"), "optimizer": "adamw"}
-    half = {"context": max(1, settings.model.context // 2)}
-    ways: dict[str, dict[str, Any]] = {
-        "machine.micro_batch: 1": {"machine": machine.model_copy(update=smaller)},
-        "machine.activation_checkpointing: true": {"machine": machine.model_copy(update=without)},
-        "both of these": {"machine": machine.model_copy(update=smaller | without)},
-        f"model.context: {half['context']}": {"model": settings.model.model_copy(update=half)},
-    }
-    if settings.download.bases and not train.lora:
-        lighter = {"train": train.model_copy(update=adapters)}
-        ways["train.lora: {rank: 8, alpha: 16, targets: all-linear}"] = lighter
-        ways["all of these but the context"] = ways["both of these"] | lighter
-    found = {
-        way: estimate(config, settings.model_copy(update=change), world)
-        for way, change in ways.items()
-    }
-    lines = [f"  {way} ({_gib(size)})" for way, size in found.items() if size <= there]
+    fitting = []
+    for way in WAYS:
+        for text, changed, world_then in way(config, settings, world):
+            if (size := estimate(config, changed, world_then)) <= there:
+                fitting.append(f"{text} ({_gib(size)})")
+                break
+    said = "what would fit"
+    if not fitting:
+        least, changed, world_then = needed, settings, world
+        for way in WAYS:
+            if least > there and (furthest := list(way(config, changed, world_then))[-1:]):
+                text, changed, world_then = furthest[0]
+                fitting.append(text)
+                least = estimate(config, changed, world_then)
+        said = f"what would fit, all of it together ({_gib(least)})"
+        if least > there:
+            said = (
+                "take a bigger machine or a smaller model: nothing here makes it fit, the least is"
+                f" {_gib(least)}, with all of this"
+            )
     raise UserError(
-        f"this training needs {_gib(needed)} of memory, and there are {_gib(there)} on this"
-        f" {world.device.type}; "
-        + (
-            "\n".join(("what would fit:", *lines))
-            if lines
-            else f"none of the ways to make it smaller would do, and the least is"
-            f" {_gib(min(found.values()))}: take a smaller model or a bigger machine"
-        )
+        f"this training needs {_gib(needed)} of memory in each process, and it can have"
+        f" {_gib(there)} of this {world.device.type}'s; {said}:\n  " + "\n  ".join(fitting)
     )
 
 
-def _roughly(config: GPTConfig, settings: Settings) -> int:
+Change = Iterator[tuple[str, Settings, World]]  # what to write, and what it makes of a training
+
+
+def _smaller_micro_batch(config: GPTConfig, settings: Settings, world: World) -> Change:
+    share = math.ceil(settings.train.batch_size / world.size)
+    windows = math.ceil(share / pass_count(settings, config.vocab_size, world))
+    while windows > 1:
+        windows //= 2
+        changed = _with(settings, "machine", micro_batch=windows)
+        yield f"machine.micro_batch: {windows}", changed, world
+
+
+def _checkpointing(config: GPTConfig, settings: Settings, world: World) -> Change:
+    if not settings.machine.activation_checkpointing:
+        changed = _with(settings, "machine", activation_checkpointing=True)
+        yield "machine.activation_checkpointing: true", changed, world
+
+
+def _fsdp(config: GPTConfig, settings: Settings, world: World) -> Change:
+    if world.size > 1 and world.parallel != "fsdp":
+        yield "machine.parallel: fsdp", settings, replace(world, parallel="fsdp")
+
+
+def _adapters(config: GPTConfig, settings: Settings, world: World) -> Change:
+    if settings.download.bases and not settings.train.lora:
+        text = "train.lora: {rank: 8, alpha: 16, targets: all-linear}, train.optimizer: adamw"
+        adapters = Lora(rank=8, alpha=16.0, targets="all-linear")
+        yield text, _with(settings, "train", lora=adapters, optimizer="adamw"), world
+
+
+def _shorter_context(config: GPTConfig, settings: Settings, world: World) -> Change:
+    context = settings.model.context
+    while context >= 2 * SHORTEST:
+        context //= 2
+        yield f"model.context: {context}", _with(settings, "model", context=context), world
+
+
+WAYS = (_smaller_micro_batch, _checkpointing, _fsdp, _adapters, _shorter_context)
+
+
+def _with(settings: Settings, section: str, **changes: Any) -> Settings:
+    changed = getattr(settings, section).model_copy(update=changes)
+    return settings.model_copy(update={section: changed})
+
+
+def _at_most(config: GPTConfig, settings: Settings) -> int:
     """More bytes than any training of this shape takes, or nearly so."""
     c, context = config, settings.model.context
     layer = c.n_embd * (2 * (c.n_head + c.n_kv_head) * c.head_dim + 3 * c.n_inner)
     weights = c.n_layer * layer + c.vocab_size * c.n_embd * (1 if c.tied else 2)
-    tokens = context * settings.train.batch_size
+    tokens = max(context * settings.train.batch_size, TOKENS_AT_ONCE)
     token = c.n_layer * (40 * c.n_embd + 8 * c.n_inner + 4 * c.n_head * context) + 4 * c.vocab_size
     return 40 * weights + 4 * token * tokens
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nanogpt import optim
-from nanogpt.batches import gather, window_starts
+from nanogpt.batches import gather, window_starts, windows_at_once
 from nanogpt.config import Settings, Train
-from nanogpt.devices import peak_flops
+from nanogpt.devices import peak_flops, return_freed_memory
 from nanogpt.distributed import World
 from nanogpt.errors import Stopped
 from nanogpt.evaluation import total_loss
@@ -24,9 +24,7 @@ from nanogpt.guard import Guard, diverged
 from nanogpt.model import GPT
 from nanogpt.progress import bar
 
-# of one forward pass, where machine.micro_batch is auto: tokens, and logits by kind of device
-MICRO_BATCH_TOKENS = 16384
-MICRO_BATCH_LOGITS = {"cpu": 1 << 26, "cuda": 1 << 29, "mps": 1 << 27}
+MICRO_BATCH_TOKENS = 16384  # of one forward pass, at most, where machine.micro_batch is auto
 
 
 @dataclass
@@ -145,6 +143,7 @@ def fit(
             point()
         if due and progress.scored_step < progress.step:
             paused = time.perf_counter()
+            return_freed_memory()
             nats, count = total_loss(
                 core,  # type: ignore[arg-type]
                 val_tokens,
@@ -195,10 +194,10 @@ def _schedule_step(step: int, seconds: float, train: Train) -> float:
 
 def pass_count(settings: Settings, vocab_size: int, world: World) -> int:
     """Forward passes in a step of each process, as many as the largest share needs."""
-    asked = settings.machine.micro_batch
-    logits = MICRO_BATCH_LOGITS[world.device.type]
-    auto = max(1, min(MICRO_BATCH_TOKENS, logits // vocab_size) // settings.model.context)
-    micro = auto if asked == "auto" else asked
+    micro = settings.machine.micro_batch
+    if micro == "auto":
+        context = settings.model.context
+        micro = windows_at_once(MICRO_BATCH_TOKENS, context, vocab_size, world.device)
     return math.ceil(math.ceil(settings.train.batch_size / world.size) / micro)
 
 
