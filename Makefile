@@ -27,7 +27,7 @@ export PROMPT_TEXT := $(value PROMPT)
 .PHONY: help run finetune-shakespeare finetune baselines export push-to-hub test torture lint types check flow join deploy undeploy sample ui sync-tracking bench recipes lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-22s%s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-24s%s\n", $$1, $$2}'
 
 run: $(READY) ## do everything: environment, download, tokenize, train, eval, sample, report (RECIPE=)
 	$(BIN)/python -m dvc repro "$(RECIPE)/dvc.yaml"

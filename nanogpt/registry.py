@@ -36,7 +36,6 @@ REQUIREMENTS = (  # to serve
     "mlflow",
     "numpy",
     "pydantic",
-    "pyyaml",
     "safetensors",
     "tiktoken",
     "tokenizers",

@@ -167,8 +167,7 @@ def test_the_requirements_are_what_serving_imports() -> None:
             files = [PACKAGE.parent / (name.replace(".", "/") + ".py") for name in names]
             todo += [file for file in files if file.is_file() and file not in seen]
     found -= sys.stdlib_module_names | {"nanogpt", "tiktoken_ext"}  # part of tiktoken
-    packages = {"pyyaml" if name == "yaml" else name for name in found}
-    assert sorted(packages) == list(registry.REQUIREMENTS)
+    assert sorted(found) == list(registry.REQUIREMENTS)
 
 
 def test_history_keeps_its_newest(root: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
