@@ -251,8 +251,7 @@ def test_a_missing_tokenizer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"model": null}', "\udcff"]
-    + [tokenizers.Tokenizer(model).to_str() for model in (models.BPE(), models.Unigram())],
+    ["", "{", "[]", '{"model": null}', "\udcff", tokenizers.Tokenizer(models.BPE()).to_str()],
 )
 def test_a_foreign_or_damaged_tokenizer(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.json").write_bytes(text.encode("utf-8", "surrogateescape"))
