@@ -18,13 +18,13 @@ from tests.recipes import ROOT
 
 CASES: dict[str, Any] = {
     "float32": {"machine__dtype": "float32"},
-    "bfloat16": {"machine__dtype": "bfloat16"},
+    "what this processor is best at": {"machine__dtype": "auto"},
     "adapters": {
-        "machine__dtype": "bfloat16",
+        "machine__dtype": "auto",
         "lora": {"rank": 8, "alpha": 16.0, "targets": "all-linear"},
     },
     "activation checkpointing": {
-        "machine__dtype": "bfloat16",
+        "machine__dtype": "auto",
         "machine__activation_checkpointing": True,
     },
 }
@@ -38,8 +38,7 @@ def test_the_estimate_is_near_the_measured_peak() -> None:
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found) == len(CASES)
     for case in found:
-        # whole trainings agree to a hundredth; adapters leave little, and what is not counted shows
-        assert case["estimated"] == pytest.approx(case["measured"], rel=0.3), found
+        assert case["estimated"] == pytest.approx(case["measured"], rel=0.15), found
 
 
 def big(**changes: Any) -> tuple[GPTConfig, Settings]:
