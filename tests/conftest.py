@@ -13,7 +13,7 @@ import pytest
 
 from nanogpt import sources
 from tests import fake_hub
-from tests.recipes import ROOT, Recipe
+from tests.recipes import ROOT, Recipe, Run
 
 os.environ |= {
     # before torch is imported, here or in a child process: threads that wait for each other spin
@@ -104,3 +104,24 @@ def hub(
         template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield server
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the export or push command; returns its exit code and what it says, errors or not."""
+    from nanogpt import export, push
+
+    def run(*arguments: object) -> tuple[int, str]:
+        command = {"export": export.main, "push": push.main}[str(arguments[0])]
+        monkeypatch.setattr(sys, "argv", [*map(str, arguments)])
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            with export.one_line(str(arguments[0])):
+                command()
+        except SystemExit as error:
+            code = error.code
+        said = capsys.readouterr()
+        return code, (said.err if code else said.out).strip()
+
+    return run

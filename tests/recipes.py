@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from nanogpt.config import Settings, parse
 from nanogpt.params import load
 
 ROOT = Path(__file__).parent.parent
+Run = Callable[..., tuple[int, str]]  # a command's words → its exit code and what it says
 
 # a model that trains in a second
 QUICK = {
@@ -90,3 +92,9 @@ class Recipe:
         assert process.returncode == code, printed
         assert "Traceback" not in printed, printed
         return printed
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a folder, by their paths in it."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -1,55 +1,20 @@
-"""What leaves: a repository, a GGUF file or adapters that others load, and the hub's copy."""
+"""What leaves: a repository, a GGUF file or adapters that others load."""
 
 import json
 import shutil
-import socket
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from nanogpt import gguf_files, outbox
-from nanogpt.export import main as export_main
-from nanogpt.export import one_line
 from nanogpt.model import GPT
-from nanogpt.push import main as push_main
 from nanogpt.weights import load_model, save_model
-from tests.fake_hub import SHARDED, FakeHub
-from tests.trainings import begin, make_model, python, registration
-
-CARD = """---
-library_name: transformers
-license: mit
----
-# plays
-"""
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command; returns its exit code and the last line that it says."""
-
-    def run(*arguments: object) -> tuple[int, str]:
-        command = {"export": export_main, "push": push_main}[str(arguments[0])]
-        monkeypatch.setattr(sys, "argv", [*map(str, arguments)])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            with one_line(str(arguments[0])):
-                command()
-        except SystemExit as error:
-            code = error.code
-        said = capsys.readouterr()
-        return code, (said.err if code else said.out).strip()
-
-    return run
+from tests.fake_hub import SHARDED
+from tests.recipes import Run, contents
+from tests.trainings import CARD, begin, make_model, python, registration
 
 
 @pytest.fixture
@@ -63,11 +28,6 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "adapter" / "adapter_config.json").write_text("{}")
     (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"small")
     return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_a_repository_is_the_model_directory(model: Path, run: Run) -> None:
@@ -239,79 +199,3 @@ def test_a_full_disk_is_one_message_and_leaves_nothing(kind: str, model: Path) -
     assert done.stderr.startswith("export: ")
     assert len(done.stderr.splitlines()) == 1
     assert not [path for path in Path("exports").rglob("*") if path.is_file()]
-
-
-@pytest.fixture
-def public(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model directory with a card, and a token for the hub."""
-    monkeypatch.setenv("HF_TOKEN", "hush")
-    folder = make_model(tmp_path / "model")
-    (folder / "README.md").write_text(CARD)
-    (folder / "adapter").mkdir()
-    (folder / "adapter" / "adapter_config.json").write_text("{}")
-    return folder
-
-
-def test_a_dry_run_says_what_would_be_uploaded(public: Path, hub: FakeHub, run: Run) -> None:
-    code, said = run("push", "--model", public, "--repo", "will/plays", "--dry-run")
-    assert code == 0
-    size = (public / "model.safetensors").stat().st_size
-    assert said.startswith("will/plays, private if it is new:\n")
-    assert f"\n{size:>15,}  model.safetensors\n" in said
-    assert "\n              2  adapter/adapter_config.json\n" in said
-    assert "\n---\nlibrary_name: transformers\nlicense: mit\n---\n" in said
-    assert said.endswith("nothing was uploaded: this was a dry run")
-    assert not hub.asked
-
-
-@pytest.mark.parametrize("access", [[], ["--public"]])
-def test_the_hub_gets_the_model_directory(
-    access: list[str], public: Path, hub: FakeHub, run: Run
-) -> None:
-    code, said = run("push", "--model", public, "--repo", "will/plays", *access)
-    assert code == 0, said
-    assert said.endswith(f"\n{hub.address}/will/plays")
-    assert contents(hub.root / "will" / "plays") == contents(public)
-    assert hub.created == {"will/plays": "public" if access else "private"}
-
-
-def test_what_cannot_be_pushed_is_one_message(
-    public: Path, hub: FakeHub, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(repo: str = "will/plays") -> str:
-        code, said = run("push", "--model", public, "--repo", repo)
-        assert code == 2
-        assert "hush" not in said
-        return said.removeprefix("push: ")
-
-    assert refused("plays") == "--repo 'plays' is not of the form user/name"
-    hub.faults["will/plays"] = "token"
-    assert refused() == (
-        "the hub does not let you write to will/plays: log in with `hf auth login`, or set"
-        " HF_TOKEN with a token that may write"
-    )
-    (public / "README.md").write_text("---\n- a list\n---\n")
-    assert refused().startswith(f"the model card, {public}/README.md, is of no use: repo card")
-    (public / "README.md").unlink()
-    assert refused().startswith(f"the model card, {public}/README.md, is of no use: Cannot load")
-    (public / "README.md").write_text(CARD)
-    monkeypatch.setenv("HF_TOKEN", "")
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/none")
-    assert refused() == (
-        "nobody is logged in to the Hugging Face hub: log in with `hf auth login`, or set HF_TOKEN"
-    )
-    (public / "model.safetensors").unlink()
-    assert "has no weights that can be read" in refused()
-    assert not [request for request in hub.asked if "commit" in request]
-
-
-def test_a_hub_that_does_not_answer_is_one_message(
-    public: Path, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
-    code, said = run("push", "--model", public, "--repo", "will/plays")
-    assert code == 2
-    assert said.startswith("push: will/plays was not uploaded: ConnectError")
-    assert len(said.splitlines()) == 1

