@@ -39,18 +39,22 @@ finetune-shakespeare finetune baselines: export GOMP_SPINCOUNT := 2000
 finetune-shakespeare: $(READY) ## fine-tune a pretrained model on Shakespeare: minutes on two CPU cores
 	@$(MAKE) run RECIPE=pipelines/finetune_shakespeare
 
-finetune: $(READY) ## fine-tune on your text: make finetune CORPUS='path/to/*.txt' (BASE= NAME= LIKE=)
+finetune: $(READY) ## fine-tune on your text: make finetune CORPUS='path/to/*.txt' (BASE= NAME= PROMPT= LIKE=)
+	$(if $(CORPUS)$(BASE),,$(error say CORPUS='path/to/*.txt', BASE= or both; `make help` lists the rest))
 	@recipe=$$(python -m pipelines.new --like "$(LIKE)" $(if $(NAME),--name "$(NAME)") \
-	  --corpus "$(CORPUS)" $(if $(BASE),--base "$(BASE)")) && $(MAKE) run RECIPE="$$recipe"
+	  --corpus "$(CORPUS)" $(if $(BASE),--base "$(BASE)") \
+	  $(if $(value PROMPT),--prompt "$$PROMPT_TEXT")) && $(MAKE) run RECIPE="$$recipe"
 
 baselines: $(READY) ## score pretrained models as they are: a table (BASES="gpt2 smollm2-135m" CORPUS=)
 	@$(BIN)/python -m pipelines.baselines $(if $(CORPUS),--corpus "$(CORPUS)") $(BASES)
 
 export: $(READY) ## write a model for other programs: MODEL=models:/name@champion (FORMAT=hf, gguf or peft; DTYPE= OUT=)
+	$(if $(MODEL),,$(error say MODEL=models:/<name>@champion, or a model directory))
 	@$(BIN)/python -m nanogpt.export --model "$(MODEL)" $(if $(FORMAT),--format "$(FORMAT)") \
 	  $(if $(DTYPE),--dtype "$(DTYPE)") $(if $(OUT),--out "$(OUT)")
 
 push-to-hub: $(READY) ## upload a model to the Hugging Face hub: MODEL= REPO=user/name (DRY_RUN=1 PUBLIC=1)
+	$(if $(and $(MODEL),$(REPO)),,$(error say MODEL= and REPO=user/name))
 	@$(BIN)/python -m nanogpt.push --model "$(MODEL)" --repo "$(REPO)" \
 	  $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
 

@@ -69,8 +69,10 @@ def main(settings: Settings) -> None:
     console.print("\n[bold]try next[/bold]  (after `source .venv/bin/activate`)\n")
     here = Path.cwd().relative_to(root()).as_posix()
     recipe, folder = ("", "") if here == "." else (f"RECIPE={here} ", f"cd {here} && ")
-    console.print(f'  make sample {recipe}PROMPT="JULIET:"', soft_wrap=True)
-    console.print(f"  {folder}dvc exp run -S train.learning_rate=0.02", soft_wrap=True)
+    words = "JULIET:" if "shakespeare" in settings.download.corpus else "Once upon a time"
+    rate = 2 * settings.train.learning_rate
+    console.print(f'  make sample {recipe}PROMPT="{words}"', soft_wrap=True)
+    console.print(f"  {folder}dvc exp run -S train.learning_rate={rate:g}", soft_wrap=True)
     console.print("  mlflow ui")
 
 

@@ -43,7 +43,8 @@ def main() -> int:
             continue
         figures = (f"{scores[key]:{form}}" for key, form in FORMATS.items())
         table.add_row(base, scores["split"], *figures)
-    Console(highlight=False).print(table)
+    if table.row_count:
+        Console(highlight=False).print(table)
     if missing:
         print(f"not scored, for the reasons above: {', '.join(missing)}", file=sys.stderr)
     return 0 if table.row_count else 1

@@ -66,10 +66,21 @@ def create(name: str, like: Path, changes: Mapping[str, Any]) -> Path:
 
 
 def seen_from(folder: Path, given: str) -> str:
-    """A path or glob of files that are here, as it is seen from `folder`; all else as it is."""
-    if os.path.isabs(os.path.expanduser(given)) or not glob.glob(given, recursive=True):
+    """A path or glob of files that are here, as it is seen from `folder`; all else as it is.
+
+    Raises:
+        RecipeError: it is of that form, and there is no such file.
+    """
+    if os.path.isabs(os.path.expanduser(given)) or ":" in given:
         return given
-    return os.path.relpath(given, folder)
+    if glob.glob(given, recursive=True):
+        return os.path.relpath(given, folder)
+    if glob.has_magic(given) or "/" in given or re.search(r"\.[a-z]+$", given):
+        raise RecipeError(
+            f"no file matches {given!r}, seen from {Path.cwd()}; what is on the Hugging Face hub is"
+            " hf:<id>@<revision>"
+        )
+    return given
 
 
 def name_for(like: Path, given: Iterable[str]) -> str:
@@ -111,6 +122,7 @@ def main() -> int:
     parser.add_argument("--like", type=Path, required=True, help="folder of the recipe to copy")
     parser.add_argument("--corpus", help="download.corpus, seen from here")
     parser.add_argument("--base", help="download.base, seen from here")
+    parser.add_argument("--prompt", help="sample.prompt; a new line where the corpus is another")
     args = parser.parse_args()
     try:
         asked = {"download.corpus": args.corpus, "download.base": args.base}
@@ -118,6 +130,10 @@ def main() -> int:
         name = args.name or name_for(args.like, given.values())
         folder = root() / "pipelines" / name
         changes = {key: seen_from(folder, value) for key, value in given.items()}
+        if args.prompt:
+            changes["sample.prompt"] = args.prompt
+        elif args.corpus and not folder.exists():
+            changes["sample.prompt"] = "\n"  # not a word of another corpus
         print(create(name, args.like, changes))
     except RecipeError as error:
         print(error, file=sys.stderr)

@@ -43,6 +43,7 @@ def test_a_recipe_for_ones_own_text(repository: Path) -> None:
     assert settings.download.bases == ["smollm2-135m"]
     assert settings.data == "../../data/finetune_poems_smollm2-135m"
     assert settings.train == load(repository / LIKE / "params.yaml").train
+    assert settings.sample.prompt == "\n"
     assert (folder / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
     text = (folder / "params.yaml").read_text()
     assert "Shakespeare" not in text
@@ -51,7 +52,8 @@ def test_a_recipe_for_ones_own_text(repository: Path) -> None:
 
 
 def test_asking_again_for_the_same_changes_nothing(repository: Path) -> None:
-    folder = repository / command("--corpus", "poems/*.txt").stdout.strip()
+    folder = repository / command("--corpus", "poems/*.txt", "--prompt", "To").stdout.strip()
+    assert load(folder / "params.yaml").sample.prompt == "To"
     own = (folder / "params.yaml").read_text().replace("steps: ", "steps: 1")
     (folder / "params.yaml").write_text(own)
     assert command("--corpus", "poems/*.txt").returncode == 0
@@ -91,11 +93,21 @@ def test_what_cannot_be_made(repository: Path, name: str, like: Path, says: str)
         ("shakespeare", "shakespeare"),
         ("hf:id@main", "hf:id@main"),
         ("/poems/*.txt", "/poems/*.txt"),
-        ("nowhere/*.txt", "nowhere/*.txt"),
+        ("qwen3-0.6b", "qwen3-0.6b"),
     ],
 )
 def test_paths_are_seen_from_the_recipe(repository: Path, given: str, seen: str) -> None:
     assert seen_from(repository / "pipelines" / "mine", given) == seen
+
+
+@pytest.mark.parametrize("given", ["poem/*.txt", "poems/three.txt", "three.txt", "Qwen/Qwen3"])
+def test_files_that_are_not_there(repository: Path, given: str) -> None:
+    for option in ("--corpus", "--base"):
+        done = command(option, given)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"no file matches {given!r}, seen from {repository}; ")
+        assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in (repository / "pipelines").glob("*")] == [LIKE.name]
 
 
 @pytest.mark.parametrize(
