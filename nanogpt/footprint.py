@@ -16,30 +16,35 @@ from torch.utils._pytree import tree_leaves
 
 from nanogpt.devices import LARGE_BLOCK
 
-SPARE = 96  # bytes by which a hole must exceed a block, which glibc aligns inside it
+REST = 48  # bytes on either side of a block, by which glibc takes more to align it
 
 
 class Heap:
     """A CPU's memory under glibc: the most that it had is `peak`.
 
     A block goes into the smallest hole that is large enough, else to the end of the heap, which
-    never shrinks (`devices.keep_freed_memory`). A large block has a place of its own, and is
-    returned when it is freed.
+    never shrinks (`devices.keep_freed_memory`); a large block that would make the heap longer gets
+    a place of its own. In the rests on both sides of a block the small objects of autograd's graph
+    settle, and stay until the backward pass: the hole between them is too small for the next block
+    of the same size.
     """
 
     def __init__(self) -> None:
         self._end = self._top = self._mapped = self.peak = 0
         self._holes: dict[int, int] = {}  # start → bytes
+        self._settled: list[int] = []  # starts of rests
 
     def take(self, size: int) -> int:
         """Where a block of so many bytes starts; -1: in a place of its own."""
-        if size >= LARGE_BLOCK:
-            self._mapped += size
-            start = -1
-        elif fitting := [(n, hole) for hole, n in self._holes.items() if n >= size + SPARE]:
+        size += 2 * REST
+        if fitting := [(n, hole) for hole, n in self._holes.items() if n >= size]:
             n, start = min(fitting)
             del self._holes[start]
-            self._holes[start + size] = n - size
+            if n > size:
+                self._holes[start + size] = n - size
+        elif size >= LARGE_BLOCK and self._end + size > self._top:
+            self._mapped += size
+            start = -1
         else:
             start = self._end
             self._end += size
@@ -48,10 +53,19 @@ class Heap:
         return start
 
     def give(self, start: int, size: int) -> None:
-        """Free a block: in the heap it becomes a hole, with those beside it."""
+        """Free a block; with the rests, if no graph is being made."""
         if start < 0:
-            self._mapped -= size
-            return
+            self._mapped -= size + 2 * REST
+        elif torch.is_grad_enabled():
+            self._settled += [start, start + REST + size]
+            self._free(start + REST, size)
+        else:
+            while self._settled:
+                self._free(self._settled.pop(), REST)
+            self._free(start, size + 2 * REST)
+
+    def _free(self, start: int, size: int) -> None:
+        """Make a hole of a place, with the holes beside it."""
         size += self._holes.pop(start + size, 0)
         for hole in [h for h, n in self._holes.items() if h + n == start]:
             size += self._holes.pop(hole)

@@ -27,6 +27,7 @@ CASES: dict[str, Any] = {
         "machine__dtype": "auto",
         "machine__activation_checkpointing": True,
     },
+    "several passes": {"machine__dtype": "auto", "machine__micro_batch": 1},
 }
 
 
