@@ -33,7 +33,8 @@ class Training:
         torch.manual_seed(settings.seed)
         shape = settings.model.model_dump()
         head_dim = settings.model.n_embd // settings.model.n_head
-        self.model = GPT(GPTConfig(vocab_size=128, head_dim=head_dim, **shape), self.world.compute)
+        config = GPTConfig(vocab_size=128, head_dim=head_dim, **shape)
+        self.model = self.world.place(GPT(config, self.world.compute))
         self.optimizers = optim.build(self.model, settings.train)
         self.progress = Progress()
         self.rows: dict[int, dict[str, float]] = {}
