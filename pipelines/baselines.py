@@ -7,6 +7,7 @@ Losses are nats a token, and tokens differ from model to model: bits per byte ca
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -57,10 +58,13 @@ def score(base: str, corpus: str) -> dict[str, Any] | None:
     """What `eval` said of a base; None where its pipeline failed, and said why."""
     name = name_for(LIKE, (base, corpus))
     folder = root() / "pipelines" / name
+    new = not folder.exists()
     given = {"download.base": base, "download.corpus": corpus}
     recipe = create(name, LIKE, {key: seen_from(folder, text) for key, text in given.items()})
     done = subprocess.run([sys.executable, "-m", "dvc", "repro", f"{recipe}/dvc.yaml"], cwd=root())
     if done.returncode:
+        if new and not (folder / "dvc.lock").exists():
+            shutil.rmtree(folder)  # no stage came to its end
         return None
     found: dict[str, Any] = json.loads((root() / "data" / name / "eval.json").read_text())
     return found
