@@ -70,9 +70,10 @@ def main(settings: Settings) -> None:
     here = Path.cwd().relative_to(root()).as_posix()
     recipe, folder = ("", "") if here == "." else (f"RECIPE={here} ", f"cd {here} && ")
     words = "JULIET:" if "shakespeare" in settings.download.corpus else "Once upon a time"
-    rate = 2 * settings.train.learning_rate
+    train = settings.train
+    change = f"learning_rate={2 * train.learning_rate:g}" if train.steps else "steps=24"
     console.print(f'  make sample {recipe}PROMPT="{words}"', soft_wrap=True)
-    console.print(f"  {folder}dvc exp run -S train.learning_rate={rate:g}", soft_wrap=True)
+    console.print(f"  {folder}dvc exp run -S train.{change}", soft_wrap=True)
     console.print("  mlflow ui")
 
 
