@@ -37,9 +37,8 @@ class Ours:
     def __init__(self, folder: Path, corpus: str) -> None:
         self.folder = folder
         self.text = folder / "input.txt"
-        (
-            folder / ".dvc"
-        ).mkdir()  # a root of its own, so no record comes from or goes to the user's
+        # a root of its own, so no record comes from or goes to the user's
+        (folder / ".dvc").mkdir()
         self.database = f"sqlite:///{folder / 'mlflow.db'}"
         self._numbers = itertools.count()
         self.tokens = self.tokenize(corpus, val=0.1)

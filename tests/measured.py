@@ -85,7 +85,7 @@ def train(config: GPTConfig, settings: Settings) -> None:
             tensors = trained | optim.state_tensors(model, optimizers)
             saver.save(tensors, vars(progress), [], lambda: None)
 
-        args = (model, optimizers, tokens, tokens[:9000], settings, world, Progress())
+        args = (model, optimizers, tokens, tokens[:4200], settings, world, Progress())
         fit(*args, record, save)
         saver.wait()
     os.fsync = fsync
