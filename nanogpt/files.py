@@ -19,8 +19,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
+        mode = partial.stat().st_mode & 0o666
         for path in partial.rglob("*"):
             if path.is_file():
+                path.chmod(mode)  # safetensors writes for its owner alone
                 sync(path)
         if folder.exists():
             folder.rename(older)

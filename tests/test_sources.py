@@ -249,6 +249,14 @@ def test_folder_is_whole_or_absent(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["second"]
 
 
+def test_a_folders_files_are_read_by_whom_others_are(tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    with whole_folder(tmp_path / "raw") as folder:
+        (folder / "inside").mkdir()
+        (folder / "inside" / "own").touch(mode=0o600)
+    assert (tmp_path / "raw/inside/own").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / "raw.partial").mkdir()
     (tmp_path / "raw.partial" / "half").write_text("half")
