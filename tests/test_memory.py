@@ -43,8 +43,8 @@ def test_the_estimate_is_near_the_measured_peak() -> None:
 
 
 def big(**changes: Any) -> tuple[GPTConfig, Settings]:
-    """Half a billion parameters, from a base; no memory is taken for them."""
-    wide = {"n_layer": 12, "n_embd": 2048, "n_inner": 5632, "n_head": 32, "n_kv_head": 8}
+    """A quarter of a billion parameters, from a base; no memory is taken for them."""
+    wide = {"n_layer": 5, "n_embd": 2048, "n_inner": 5632, "n_head": 32, "n_kv_head": 8}
     config = GPTConfig(**(SHAPE | wide))  # type: ignore[arg-type]
     settings = settings_of(config, **({"train__batch_size": 16} | changes))
     download = settings.download.model_copy(update={"base": "gpt2"})

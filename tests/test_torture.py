@@ -241,8 +241,8 @@ def children(process: psutil.Process) -> list[psutil.Process]:
 @pytest.mark.parametrize(
     ("processes", "kills"),
     [
-        (1, 3),
-        (2, 3),
+        (1, 2),
+        (2, 2),
         pytest.param(1, 50, marks=pytest.mark.torture),
         pytest.param(2, 50, marks=pytest.mark.torture),
     ],

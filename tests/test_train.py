@@ -78,7 +78,7 @@ def test_what_it_learns_does_not_depend_on_the_processes(
 def test_a_save_is_read_by_any_number_of_processes(new_recipe: Callable[..., Recipe]) -> None:
     # few steps of a small rate: rounding has no time to grow
     changes = {
-        "train__steps": 100,
+        "train__steps": 60,
         "train__eval_interval": 5,
         "train__learning_rate": 0.001,
         "train__muon_learning_rate": 0.002,
@@ -128,11 +128,13 @@ def test_a_second_training_of_the_same_model_waits_its_turn(
         first.communicate()
 
 
-@pytest.mark.parametrize(("processes", "number"), [(1, signal.SIGINT), (2, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("processes", "steps", "number"), [(1, 300, signal.SIGINT), (2, 150, signal.SIGTERM)]
+)
 def test_stopped_by_a_signal_it_saves_that_very_step(
-    new_recipe: Callable[..., Recipe], processes: int, number: signal.Signals
+    new_recipe: Callable[..., Recipe], processes: int, steps: int, number: signal.Signals
 ) -> None:
-    changes = {"train__steps": 300, "train__eval_interval": 100, "machine__processes": processes}
+    changes = {"train__steps": steps, "train__eval_interval": 50, "machine__processes": processes}
     whole, stopped = new_recipe("whole", **changes), new_recipe("stopped", **changes)
     whole.run("train")
     process = stopped.start(stopped.command("train"))
