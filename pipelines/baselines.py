@@ -38,7 +38,7 @@ def main() -> int:
             scores = score(base, args.corpus)
         except RecipeError as error:
             print(error, file=sys.stderr)
-            return 2
+            scores = None
         if scores is None:
             missing.append(base)
             continue

@@ -26,7 +26,7 @@ def test_a_table_of_what_can_be_scored(tmp_path: Path, empty_database: Path) -> 
     for name in ("model", "trainer", "optim"):
         shutil.copy(ROOT / "nanogpt" / f"{name}.py", tmp_path / "text" / f"{name}.txt")
     small_base(tmp_path / "small")
-    words = ["small", "smal-135m", "--corpus", "text/*.txt"]
+    words = ["nowhere/small", "small", "smal-135m", "--corpus", "text/*.txt"]
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.baselines", *words],
         cwd=tmp_path,
@@ -43,7 +43,8 @@ def test_a_table_of_what_can_be_scored(tmp_path: Path, empty_database: Path) -> 
     assert 6 < float(loss) < 7  # a random model of 577 tokens
     assert 8 < float(bits) < 10
     assert "'smal-135m' is neither a known base model nor" in done.stdout + done.stderr
-    assert done.stderr.endswith("not scored, for the reasons above: smal-135m\n")
+    assert "no file matches 'nowhere/small'" in done.stderr
+    assert done.stderr.endswith("not scored, for the reasons above: nowhere/small, smal-135m\n")
     assert sorted(each.name for each in (tmp_path / "pipelines").iterdir()) == [
         "baseline",
         "baseline_small_text",
