@@ -26,11 +26,12 @@ def test_a_table_of_what_can_be_scored(tmp_path: Path, empty_database: Path) -> 
     for name in ("model", "trainer", "optim"):
         shutil.copy(ROOT / "nanogpt" / f"{name}.py", tmp_path / "text" / f"{name}.txt")
     small_base(tmp_path / "small")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # dvc.yaml says `python`
     words = ["nowhere/small", "small", "smal-135m", "--corpus", "text/*.txt"]
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.baselines", *words],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": ""},
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": ""},
         capture_output=True,
         text=True,
         timeout=300,
