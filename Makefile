@@ -3,11 +3,23 @@
 #   make run RECIPE=pipelines/tiny_shakespeare_nanogpt
 #   make run PYTHON=python3.12                  the Python that makes the environment
 
-PYTHON ?= python3
-RECIPE ?= .
-PROMPT ?=
-LIKE ?= pipelines/finetune_shakespeare
-VENV ?= .venv
+PYTHON := python3
+RECIPE := .
+LIKE := pipelines/finetune_shakespeare
+VENV := .venv
+
+# Only what is typed after `make` counts: a variable of the environment that happens to have one of
+# these names was not meant. What was typed reaches a command as it is, through the environment of
+# the shell, where neither make nor the shell reads anything into it.
+TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT
+$(foreach name,$(TYPED),$(if $(filter command,$(firstword $(origin $(name)))),,$(eval $(name) :=)))
+unexport $(TYPED) RECIPE LIKE PYTHON VENV
+$(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(name))))
+# $(call given,option,NAME) is --option=<what NAME is>, or nothing; $(call flag,…) for yes and no
+given = $(if $(value $2),--$1="$$TYPED_$2")
+flag = $(if $(filter-out 1 yes true on 0 no false off,$($2)),$(error $2=$($2): say 1 or 0),$(if $(filter 1 yes true on,$($2)),--$1))
+recipe = --recipe="$$TYPED_RECIPE"
+repro = python -m dvc repro "$1/dvc.yaml" && nanogpt report --recipe="$1"
 
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -21,86 +33,87 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 # Prefect's database and settings live here, apart from the user's own.
 export PREFECT_HOME := $(CURDIR)/.prefect
-# `value`, so that neither make nor the shell reads anything into a prompt.
-export PROMPT_TEXT := $(value PROMPT)
 
-.PHONY: help run finetune-shakespeare finetune baselines export push-to-hub test torture lint types check flow join deploy undeploy sample ui sync-tracking bench recipes lock clean
+.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub report flow join deploy undeploy ui sync-tracking test test-slow torture lint types check bench recipes lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-24s%s\n", $$1, $$2}'
 
 run: $(READY) ## do everything: environment, download, tokenize, train, eval, sample, report (RECIPE=)
-	$(BIN)/python -m dvc repro "$(RECIPE)/dvc.yaml"
-	@cd "$(RECIPE)" && python -m nanogpt.report
+	@$(call repro,$$TYPED_RECIPE)
 
 # Threads that wait for each other at large products need not burn a core that others want.
 finetune-shakespeare finetune baselines: export GOMP_SPINCOUNT := 2000
 
 finetune-shakespeare: $(READY) ## fine-tune a pretrained model on Shakespeare: minutes on two CPU cores
-	@$(MAKE) run RECIPE=pipelines/finetune_shakespeare
+	@$(call repro,pipelines/finetune_shakespeare)
 
 finetune: $(READY) ## fine-tune on your text: make finetune CORPUS='path/to/*.txt' (BASE= NAME= PROMPT= LIKE=)
-	$(if $(CORPUS)$(BASE),,$(error say CORPUS='path/to/*.txt', BASE= or both; `make help` lists the rest))
-	@recipe=$$(python -m pipelines.new --like "$(LIKE)" $(if $(NAME),--name "$(NAME)") \
-	  --corpus "$(CORPUS)" $(if $(BASE),--base "$(BASE)") \
-	  $(if $(value PROMPT),--prompt "$$PROMPT_TEXT")) && $(MAKE) run RECIPE="$$recipe"
+	$(if $(value CORPUS)$(value BASE),,$(error say CORPUS='path/to/*.txt', BASE= or both; `make help` lists the rest))
+	@made=$$(python -m pipelines.new $(call given,like,LIKE) $(call given,name,NAME) $(call given,corpus,CORPUS) \
+	  $(call given,base,BASE) $(call given,prompt,PROMPT)) && $(call repro,$$made)
+
+recipe: $(READY) ## make a recipe of your own from another: NAME= (LIKE= CORPUS= BASE= PROMPT=)
+	$(if $(value NAME),,$(error say NAME=, and LIKE= the folder of the recipe to start from))
+	@python -m pipelines.new $(call given,like,LIKE) $(call given,name,NAME) $(call given,corpus,CORPUS) \
+	  $(call given,base,BASE) $(call given,prompt,PROMPT)
 
 baselines: $(READY) ## score pretrained models as they are: a table (BASES="gpt2 smollm2-135m" CORPUS=)
-	@$(BIN)/python -m pipelines.baselines $(if $(CORPUS),--corpus "$(CORPUS)") $(BASES)
+	@python -m pipelines.baselines $(call given,corpus,CORPUS) -- $(if $(value BASES),$$TYPED_BASES)
+
+sample: $(READY) ## play with a model: make sample PROMPT="ROMEO:" (RECIPE= MODEL=)
+	@nanogpt sample $(recipe) $(call given,model,MODEL) $(call given,prompt,PROMPT)
 
 export: $(READY) ## write a model for other programs: MODEL=models:/name@champion (FORMAT=hf, gguf or peft; DTYPE= OUT=)
-	$(if $(MODEL),,$(error say MODEL=models:/<name>@champion, or a model directory))
-	@$(BIN)/python -m nanogpt.export --model "$(MODEL)" $(if $(FORMAT),--format "$(FORMAT)") \
-	  $(if $(DTYPE),--dtype "$(DTYPE)") $(if $(OUT),--out "$(OUT)")
+	$(if $(value MODEL),,$(error say MODEL=models:/<name>@champion, or a model directory))
+	@nanogpt export $(call given,format,FORMAT) $(call given,dtype,DTYPE) $(call given,out,OUT) -- "$$TYPED_MODEL"
 
 push-to-hub: $(READY) ## upload a model to the Hugging Face hub: MODEL= REPO=user/name (DRY_RUN=1 PUBLIC=1)
-	$(if $(and $(MODEL),$(REPO)),,$(error say MODEL= and REPO=user/name))
-	@$(BIN)/python -m nanogpt.push --model "$(MODEL)" --repo "$(REPO)" \
-	  $(if $(PUBLIC),--public) $(if $(DRY_RUN),--dry-run)
+	$(if $(and $(value MODEL),$(value REPO)),,$(error say MODEL= and REPO=user/name))
+	@nanogpt push $(call given,repo,REPO) $(call flag,public,PUBLIC) $(call flag,dry-run,DRY_RUN) -- "$$TYPED_MODEL"
 
-test: $(READY) ## run the tests, a file at a time on each of two cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+report: $(READY) ## show what came out of a recipe's last run (RECIPE=)
+	@nanogpt report $(recipe)
+
+flow: $(READY) ## run a recipe as a Prefect flow; needs no server (RECIPE=)
+	@python -m pipelines.flows "$$TYPED_RECIPE"
+
+join: $(READY) ## train on several machines: run it on each (machine.nodes, machine.rendezvous) (RECIPE=)
+	@exec python -m nanogpt.stages.train "$$TYPED_RECIPE/params.yaml"
+
+deploy: $(READY) ## start a Prefect server and a worker on this machine, apply prefect.yaml (PORT=4200)
+	@python -m pipelines.local up $(call given,port,PORT)
+
+undeploy: $(READY) ## stop what `make deploy` started
+	@python -m pipelines.local down
+
+ui: $(READY) ## show the runs in MLflow, at http://127.0.0.1:5000 (PORT=5000)
+	@nanogpt ui $(call given,port,PORT)
+
+sync-tracking: $(READY) ## send what waits for MLflow: its server was down, or too slow
+	@nanogpt sync
+
+test: $(READY) ## run the tests, a file at a time on each of two cores: 8 minutes
+	python -m pytest -n 2 --dist loadfile
+
+test-slow: $(READY) ## run the tests that take long: 20 minutes
+	python -m pytest -n 2 --dist load -m slow
 
 torture: $(READY) ## kill trainings at a hundred random instants, and lose a host: half an hour
-	$(BIN)/python -m pytest -m torture -s
+	python -m pytest -m torture -s
 
-lint: $(READY) ## check style, imports and format
-	$(BIN)/python -m ruff check .
-	$(BIN)/python -m ruff format --check .
+lint: $(READY) ## check style, format, and who imports whom
+	python -m ruff check .
+	python -m ruff format --check .
+	lint-imports
 
 types: $(READY) ## check the types
-	$(BIN)/python -m mypy
+	python -m mypy
 
 check: lint types test ## lint, types and test
 
-flow: $(READY) ## run a recipe as a Prefect flow; needs no server (RECIPE=)
-	$(BIN)/python -m pipelines.flows "$(RECIPE)"
-
-join: $(READY) ## train on several machines: run it on each (machine.nodes, machine.rendezvous) (RECIPE=)
-	@cd "$(RECIPE)" && data=$$(sed -n 's/^data: *\([^ ]*\).*/\1/p' params.yaml) && \
-	  exec python -m nanogpt.stages.train --tokens "$$data/tokens" --base "$$data/base" \
-	  --model "$$data/model" --curves "$$data/curves" --metrics "$$data/train.json"
-
-deploy: $(READY) ## start a Prefect server and a worker on this machine, apply prefect.yaml (PORT=4200)
-	$(BIN)/python -m pipelines.local up $(if $(PORT),--port $(PORT))
-
-undeploy: $(READY) ## stop what `make deploy` started
-	$(BIN)/python -m pipelines.local down
-
-sample: $(READY) ## play with the trained model: make sample PROMPT="ROMEO:" (RECIPE=)
-	@cd "$(RECIPE)" && python -m nanogpt.stages.sample \
-	  --model "$$(sed -n 's/^data: *\([^ ]*\).*/\1/p' params.yaml)/model" \
-	  $(if $(value PROMPT),--prompt "$$PROMPT_TEXT")
-
-ui: $(READY) ## show the runs in MLflow, at http://127.0.0.1:5000
-	$(BIN)/python -m mlflow ui
-
-sync-tracking: $(READY) ## send what waits for MLflow: its server was down, or too slow
-	@$(BIN)/python -m nanogpt.outbox
-
 bench: $(READY) ## measure beside nanoGPT, write docs/benchmarks.md (PEER=path SEEDS=3 ONLY=steps TEXT=)
-	$(BIN)/python -m benchmarks $(if $(PEER),--peer "$(PEER)") $(if $(SEEDS),--seeds $(SEEDS)) \
-	  $(if $(ONLY),--only "$(ONLY)") $(if $(TEXT),--text "$(TEXT)")
+	@python -m benchmarks $(call given,peer,PEER) $(call given,seeds,SEEDS) $(call given,only,ONLY) $(call given,text,TEXT)
 
 recipes: ## copy dvc.yaml into each recipe's folder
 	@for params in pipelines/*/params.yaml; do cp -v dvc.yaml "$${params%/*}/dvc.yaml"; done

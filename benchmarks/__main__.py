@@ -4,7 +4,8 @@
     make bench PEER=path/to/nanoGPT ONLY=steps,start   # some sections; the others stay as they are
     make bench TEXT=path/to/input.txt                  # without network, and our side alone
 
-Raw figures are kept in data/bench/results.json, from which the page is written.
+After each turn of a section its raw figures go to data/bench/results.json, and the page is written
+anew: Ctrl-C loses the turn that is under way, and nothing else.
 """
 
 import argparse
@@ -12,74 +13,124 @@ import datetime
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from benchmarks import gpu, measures, page
+from benchmarks import measures, page
+from benchmarks.gpu import device, gpu
+from benchmarks.measures import Bench, Figure
 from benchmarks.processes import CORES, ROOT
-from benchmarks.sides import Ours, Theirs
+from benchmarks.sides import NEEDED, Ours, Theirs
+from nanogpt.common.command import one_line
+from nanogpt.common.errors import UserError
+from nanogpt.common.files import write_text
 
 RESULTS = ROOT / "data/bench/results.json"
 PAGE = ROOT / "docs/benchmarks.md"
-SECTIONS = {
+SECTIONS: dict[str, Callable[[Bench], Iterator[list[Figure]]]] = {
     "steps": measures.steps,
     "loss": measures.loss,
     "start": measures.start,
     "saving": measures.saving,
-    "gpu": gpu.gpu,
+    "gpu": gpu,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], prog="make bench")
     parser.add_argument("--peer", type=Path, help="PEER=: a checkout of nanoGPT")
-    parser.add_argument("--seeds", type=int, default=3, help="SEEDS=: turns of each measurement")
+    parser.add_argument("--seeds", type=int, default=3, help="SEEDS=: turns of each section")
     parser.add_argument("--only", help=f"ONLY=: some of {','.join(SECTIONS)}")
     parser.add_argument("--text", type=Path, help="TEXT=: tiny Shakespeare, if you have it already")
+    parser.add_argument("--quick", type=Path, help="a few steps, and all is written to this folder")
     args = parser.parse_args()
-    chosen = args.only.split(",") if args.only else [n for n in SECTIONS if n != "gpu"]
-    if not args.only and gpu.device():
-        chosen.append("gpu")
-    if unknown := set(chosen) - set(SECTIONS):
-        parser.error(f"ONLY: no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
-    if args.peer and not (args.peer / "train.py").is_file():
-        parser.error(f"PEER: there is no train.py in {args.peer}")
-    if args.text and not args.text.is_file():
-        parser.error(f"TEXT: there is no file {args.text}")
+    # the command that is under way and the temporary folder are to go then, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with one_line("bench"):
+        try:
+            measure(args, choose(args))
+        except KeyboardInterrupt:
+            print("bench: stopped; all turns before this one are kept", file=sys.stderr)
+            sys.exit(130)
 
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=RESULTS.parent) as name:
-        folder = Path(name)
+
+def choose(args: argparse.Namespace) -> list[str]:
+    """The sections to measure.
+
+    Raises:
+        UserError: an argument makes no sense, or asks for what is not there.
+    """
+    if args.seeds < 1:
+        raise UserError(f"SEEDS: {args.seeds} turns measure nothing")
+    if args.text and not args.text.is_file():
+        raise UserError(f"TEXT: there is no file {args.text}")
+    if args.peer:
+        for name in NEEDED:
+            if not (args.peer / name).is_file():
+                raise UserError(f"PEER: there is no {name} in {args.peer}")
+    chosen = list(dict.fromkeys(args.only.split(","))) if args.only else list(SECTIONS)
+    if unknown := [name for name in chosen if name not in SECTIONS]:
+        raise UserError(f"ONLY: no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
+    if "gpu" in chosen and not device():
+        if args.only:
+            raise UserError("gpu: torch finds none here")
+        print("bench: gpu: torch finds none here, so this section is left out", file=sys.stderr)
+        chosen.remove("gpu")
+    return chosen
+
+
+def measure(args: argparse.Namespace, chosen: list[str]) -> None:
+    results, shown = RESULTS, PAGE
+    if args.quick:
+        results, shown = args.quick / "results.json", args.quick / "benchmarks.md"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=results.parent) as name:
+        folder = Path(name).absolute()
         ours = Ours(folder, str(args.text.absolute()) if args.text else "tiny_shakespeare")
         theirs = Theirs(folder / "peer", args.peer, ours) if args.peer else None
-        measures.warm_up(ours, theirs)
+        sizes = measures.QUICK if args.quick else measures.Sizes()
+        bench = Bench(ours, theirs, sizes, args.seeds)
+        measures.warm_up(bench)
         for section in chosen:
+            began, turns = time.perf_counter(), []
             print(f"bench: {section}", file=sys.stderr, flush=True)
-            began = time.perf_counter()
-            figures = SECTIONS[section](ours, theirs, args.seeds)
-            keep(section, figures, about(section, args, time.perf_counter() - began))
-    print(f"bench: {PAGE.relative_to(ROOT)} is written", file=sys.stderr)
+            for figures in SECTIONS[section](bench):
+                turns.append([asdict(figure) for figure in figures])
+                seconds = time.perf_counter() - began
+                found = {"about": about(section, args, len(turns), seconds), "turns": turns}
+                keep(results, shown, section, found)
+    print(f"bench: {shown} is written", file=sys.stderr)
 
 
-def keep(section: str, figures: measures.Figures, about: dict[str, str]) -> None:
+def keep(results: Path, shown: Path, section: str, found: dict[str, Any]) -> None:
     """Put a section's figures in the place of its older ones, and write the page anew."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[section] = {"about": about, "figures": figures}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    PAGE.write_text(page.render(results), encoding="utf-8")
+    known = json.loads(results.read_text()) if results.exists() else {}
+    # what an older version of this program wrote has no turns
+    known = {name: kept for name, kept in known.items() if "turns" in kept} | {section: found}
+    older = shown.read_text(encoding="utf-8") if shown.exists() else ""
+    write_text(results, json.dumps(known, indent=1) + "\n")
+    write_text(shown, page.render(known, SECTIONS, older))
 
 
-def about(section: str, args: argparse.Namespace, seconds: float) -> dict[str, str]:
+def about(section: str, args: argparse.Namespace, turns: int, seconds: float) -> dict[str, str]:
     """When, where and how; no path of this machine, since the page may be committed."""
-    peer = " PEER=path/to/nanoGPT" if args.peer else ""
+    peer = " PEER=path/to/nanoGPT" * bool(args.peer)
+    text = " TEXT=path/to/input.txt" * bool(args.text)
+    where = device() if section == "gpu" else f"{CORES} core{'s'[: CORES > 1]} of {_processor()}"
     return {
-        "command": f"make bench{peer} SEEDS={args.seeds} ONLY={section}",
+        "command": f"`make bench{peer}{text} SEEDS={args.seeds} ONLY={section}`"
+        + " in small" * bool(args.quick),
+        "turns": f"{turns} turn{'s'[: turns > 1]}",
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {seconds / 60:.0f} minutes",
-        "machine": f"{CORES} core{'s'[: CORES > 1]} of {_processor()}, {platform.system()}",
+        "machine": f"{where}, {platform.system()}",
         "versions": f"Python {platform.python_version()}, torch {version('torch')}",
         "commits": f"ours {_commit(ROOT)}"
         + (f", theirs {_commit(args.peer)}" if args.peer else ""),

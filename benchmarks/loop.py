@@ -1,28 +1,24 @@
 """Seconds that the training loop takes with everything on, and with parts of it taken away.
 
-    python -m benchmarks.loop KIND:FOLDER…       # prints JSON: KIND → seconds, in their order
+    python -m benchmarks.loop KIND:PARAMS…       # in a checkout; prints JSON: seconds, in order
 
-Each folder holds a recipe with its tokens. The stage `train` runs in this one process again and
-again, as dvc.yaml calls it; `whole` times its loop as it is, `bare` without recording, saving,
-tracking and progress bar.
+The stage `train` runs in this one process again and again, on recipes that have their tokens;
+`whole` times its loop as it is, `bare` without recording, saving, tracking and progress bar.
 """
 
-import inspect
 import json
-import os
 import runpy
 import sys
 import time
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
 
-import yaml
+from nanogpt.common.progress import bar
+from nanogpt.trainer import Hooks, Trainer
 
-from benchmarks.processes import ROOT
-from nanogpt import trainer
-from nanogpt.progress import bar
+STAGE = "nanogpt.stages.train"
+fit = Trainer.fit
 
 
 class Stopped(Exception):
@@ -33,41 +29,33 @@ def no_bar(*given: Any, **options: Any) -> Any:
     return bar(*given, **(options | {"disable": True}))
 
 
-def seconds(kind: str, folder: Path) -> float:
+def seconds(kind: str, params: str) -> float:
     taken = 0.0
-    fit = trainer.fit
 
-    def timed(*given: Any, **named: Any) -> None:
+    def timed(trainer: Trainer) -> None:
         nonlocal taken
-        arguments = inspect.signature(fit).bind(*given, **named).arguments
         if kind == "bare":
-            arguments |= {"record": lambda *_: None, "save": lambda *_: None}
+            trainer.hooks = Hooks(lambda *_: None, lambda *_: None)
         started = time.perf_counter()
-        fit(**arguments)
+        fit(trainer)
         taken = time.perf_counter() - started
         if kind == "bare":
             raise Stopped
 
-    command = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["train"]["cmd"]
-    _, _, module, *words = command.replace("${data}", f"data/{folder.name}").split()
-    os.chdir(folder)
-    sys.argv = [module, *words]
+    sys.argv = [STAGE, params]
     with ExitStack() as stack:
-        stack.enter_context(patch("nanogpt.trainer.fit", timed))
+        stack.enter_context(patch.object(Trainer, "fit", timed))
         if kind == "bare":
-            stack.enter_context(patch("nanogpt.tracking.start", Mock()))
-            stack.enter_context(patch("nanogpt.outbox.end", Mock()))
+            stack.enter_context(patch("nanogpt.tracking.run.start", Mock()))
+            stack.enter_context(patch("nanogpt.tracking.outbox.end", Mock()))
             stack.enter_context(patch("nanogpt.trainer.bar", no_bar))
         with suppress(Stopped):
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            runpy.run_module(STAGE, run_name="__main__", alter_sys=True)
     if not taken:
         sys.exit("the stage did not train in its own process, where it can be timed")
     return taken
 
 
 if __name__ == "__main__":
-    found = []
-    for argument in sys.argv[1:]:
-        kind, _, folder = argument.partition(":")
-        found.append((kind, seconds(kind, Path(folder))))
-    print(json.dumps(found))
+    jobs = [argument.partition(":") for argument in sys.argv[1:]]
+    print(json.dumps([seconds(kind, params) for kind, _, params in jobs]))

@@ -1,14 +1,15 @@
-"""What is measured on a CPU: each function runs both sides in turn and returns plain figures.
+"""What is measured on a CPU: each section runs both sides in turn, and yields figures by the turn.
 
-`theirs` is None without a checkout of nanoGPT; then only our side is measured.
+Without a checkout of nanoGPT our side is measured alone.
 """
 
 import json
-import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import CORES, run
+from benchmarks.processes import CORES
 from benchmarks.sides import QUICK_START, Ours, Theirs, Training
 
 HERE = Path(__file__).parent
@@ -31,123 +32,169 @@ ITS_QUICK_START = [  # nanoGPT's README, but that each validation keeps its chec
     "--always_save_checkpoint=True",
 ]
 
-Figures = dict[str, Any]
+
+@dataclass(frozen=True)
+class Sizes:
+    """Steps of the trainings of each section."""
+
+    warm_up: int = 30
+    steps: int = 300
+    loss: int | None = None  # as many as the recipes say
+    start: int = 40
+    saving: int = 250
+    often: int = 10  # steps between two saves, where saves are measured
+    gpu: tuple[int, int] = (400, 40)  # the small model, the large one
 
 
-def warm_up(ours: Ours, theirs: Theirs | None) -> None:
+# for the tests: what comes out says nothing but that it runs
+QUICK = Sizes(warm_up=2, steps=6, loss=6, start=3, saving=4, often=2, gpu=(4, 4))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What one turn measured; `bounds` names the sides whose true figure is larger than this."""
+
+    measure: str
+    unit: str
+    ours: float
+    theirs: float | None = None
+    bounds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bench:
+    ours: Ours
+    theirs: Theirs | None
+    sizes: Sizes
+    turns: int
+
+    def peer(self, *flags: str, cores: int = CORES, seed: int = FIRST_SEED) -> Training | None:
+        """Train nanoGPT, if it is there."""
+        return self.theirs.train(list(flags), cores, seed) if self.theirs else None
+
+    def score(self, ours: Training, theirs: Training | None, context: int, cores: int) -> None:
+        """Score the weights of both."""
+        self.ours.score(ours, context, cores)
+        if self.theirs and theirs:
+            self.theirs.score(theirs, context, cores)
+
+
+def warm_up(bench: Bench) -> None:
     """Bring files into the system's cache, and make MLflow's tables."""
-    ours.train(QUICK_START, CORES, train={"steps": 30, "warmup_steps": 0})
-    if theirs:
-        theirs.train([*ITS_QUICK_START, "--max_iters=30"], CORES)
+    bench.ours.train(QUICK_START, train=short(bench.sizes.warm_up))
+    bench.peer(*ITS_QUICK_START, f"--max_iters={bench.sizes.warm_up}")
 
 
-def steps(ours: Ours, theirs: Theirs | None, seeds: int) -> Figures:
-    """Seconds a step of the quick start, on one core and on all, without start-up."""
-    count, rounds = 300, []
-    for cores in dict.fromkeys((1, CORES)):
-        for _ in range(seeds):
-            short: Figures = {"train": {"steps": count}}
-            row: Figures = {"cores": cores}
-            row["ours"] = ours.train(QUICK_START, cores, **short)[0].step_seconds
-            if theirs:
-                flags = [*ITS_QUICK_START, f"--max_iters={count}"]
-                row["theirs"] = theirs.train(flags, cores).step_seconds
-            exact = short | {"machine": {"dtype": "float32"}}
-            row["float32"] = ours.train(QUICK_START, cores, **exact)[0].step_seconds
-            rounds.append(row)
-    return {"rounds": rounds, "tokens": 12 * CONTEXT}
+def short(steps: int) -> dict[str, Any]:
+    """Settings of a training that is timed, and whose loss is not looked at."""
+    return {"steps": steps, "warmup_steps": 0}
 
 
-def loss(ours: Ours, theirs: Theirs | None, seeds: int) -> Figures:
+def steps(bench: Bench) -> Iterator[list[Figure]]:
+    """Steps a second of the quick start, on one core and on all, without start-up."""
+    train = short(bench.sizes.steps)
+    for _ in range(bench.turns):
+        figures = []
+        for cores in dict.fromkeys((1, CORES)):
+            ours = bench.ours.train(QUICK_START, cores, train=train)
+            flags = [*ITS_QUICK_START, f"--max_iters={bench.sizes.steps}"]
+            theirs = bench.peer(*flags, cores=cores)
+            machine = {"dtype": "float32"}
+            exact = bench.ours.train(QUICK_START, cores, train=train, machine=machine)
+            its = 1 / theirs.step_seconds if theirs else None
+            where = f"{cores} core{'s'[: cores > 1]}"
+            figures += [
+                Figure(f"quick start, {where}", "steps/s", 1 / ours.step_seconds, its),
+                Figure(f"the same in float32, {where}", "steps/s", 1 / exact.step_seconds, its),
+            ]
+        yield figures
+
+
+def loss(bench: Bench) -> Iterator[list[Figure]]:
     """Time to the target, and the loss after two minutes, on one core."""
-    rounds = []
-    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-        row: Figures = {"seed": seed}
-        for name in ("to_1.88", "in_120s"):
-            training, model = ours.train(HERE / f"{name}.yaml", 1, seed=seed)
-            row[name] = outcome(training, ours.score(model, CONTEXT, 1), TARGET)
-        if theirs:
-            training = theirs.train([*ITS_QUICK_START, "--max_iters=2000"], 1, seed)
-            score = theirs.score(training, CONTEXT, 1)
-            row["theirs"] = outcome(training, score, TARGET)
-        rounds.append(row)
-    return {"rounds": rounds, "target": TARGET}
+    count = bench.sizes.loss
+    train = {"steps": count, "decay_steps": count, "eval_interval": count} if count else {}
+    its_count = [f"--max_iters={count or 2000}", f"--eval_interval={count or 250}"]
+    for seed in range(FIRST_SEED, FIRST_SEED + bench.turns):
+        fast, long = (
+            bench.ours.train(HERE / f"{name}.yaml", 1, seed=seed, train=train)
+            for name in ("to_1.88", "in_120s")
+        )
+        theirs = bench.peer(*ITS_QUICK_START, *its_count, cores=1, seed=seed)
+        bench.ours.score(fast, CONTEXT, 1)
+        bench.score(long, theirs, CONTEXT, 1)
+        yield [
+            *reaching(TARGET, fast, theirs),
+            *ending(", `to_1.88.yaml`", fast, None),
+            *ending(", `in_120s.yaml`", long, theirs),
+        ]
 
 
-def outcome(training: Training, score: dict[str, float], target: float) -> Figures:
-    """When a training reached the target, and where it ended; `steps` times the steps alone."""
-    last = training.losses[-1]["step"]
-    reached = next((point for point in training.losses if point["loss"] <= target), None)
-    return {
-        "loss": score["loss"],
-        "seconds": training.command.seconds,
-        "step_seconds": training.step_seconds,
-        "steps": last,
-        "reached": reached,
-        "losses": training.losses,
-    }
+def reaching(target: float, ours: Training, theirs: Training | None) -> Iterator[Figure]:
+    """When trainings reached a loss, by two clocks."""
+    own, its = ours.until(target), theirs.until(target) if theirs else None
+    never = {"ours": not own[2], "theirs": its is not None and not its[2]}
+    bounds = tuple(side for side in never if never[side])
+    for clock, what in enumerate((f"command to a loss of {target}", "steps alone to it")):
+        yield Figure(what, "s", own[clock], its[clock] if its else None, bounds)
 
 
-def start(ours: Ours, theirs: Theirs | None, seeds: int) -> Figures:
+def ending(what: str, ours: Training, theirs: Training | None) -> Iterator[Figure]:
+    """Where trainings ended."""
+    its = (theirs.score["loss"], theirs.command.seconds) if theirs else (None, None)
+    yield Figure(f"loss at the end{what}", "nats", ours.score["loss"], its[0])
+    yield Figure(f"whole command{what}", "s", ours.command.seconds, its[1])
+
+
+def start(bench: Bench) -> Iterator[list[Figure]]:
     """From the command to the first step, peak memory, and a pass over the validation split."""
-    rounds = []
-    for _ in range(seeds):
-        short = {"steps": 40, "warmup_steps": 0, "log_interval": 1}
-        training, model = ours.train(QUICK_START, CORES, train=short)
-        row = {"ours": _start(training, ours.score(model, CONTEXT, CORES))}
+    count = bench.sizes.start
+    for _ in range(bench.turns):
+        ours = bench.ours.train(QUICK_START, train=short(count) | {"log_interval": 1})
+        flags = [*ITS_QUICK_START, f"--max_iters={count}", f"--eval_interval={count}"]
+        theirs = bench.peer(*flags)
+        bench.score(ours, theirs, CONTEXT, CORES)
+        own, its = (
+            (t.first_step, t.command.peak_mib, t.score["seconds"]) if t else (None,) * 3
+            for t in (ours, theirs)
+        )
+        measures = (
+            ("command to the end of the first step", "s"),
+            (f"peak memory of {count} steps", "MiB"),
+            ("a pass over the validation split, float32", "s"),
+        )
+        figures = [
+            Figure(*m, o, t) for m, o, t in zip(measures, own, its, strict=True) if o is not None
+        ]
         if theirs:
-            flags = [*ITS_QUICK_START, "--max_iters=40", "--eval_interval=40"]
-            training = theirs.train(flags, CORES)
-            score = theirs.score(training, CONTEXT, CORES)
-            row["theirs"] = _start(training, score) | {"loss": score["loss"], "same": score["same"]}
-        rounds.append(row)
-    return {"rounds": rounds}
+            apart = abs(theirs.score["same"] - theirs.score["loss"])
+            what = "loss of nanoGPT's weights in our `gpt2` and in its own model"
+            figures.append(Figure(what, "nats apart", apart))
+        yield figures
 
 
-def _start(training: Training, score: dict[str, float]) -> Figures:
-    return {
-        "first_step": training.first_step,
-        "peak_mib": training.command.peak_mib,
-        "validation": score["seconds"],
-    }
-
-
-def saving(ours: Ours, theirs: Theirs | None, seeds: int) -> Figures:
+def saving(bench: Bench) -> Iterator[list[Figure]]:
     """The loop as it is against the bare loop, with saves as often as the recipe says and often."""
-    count, usual, often, rounds = 250, 250, 10, seeds + 2
-    tokens = ours.tokenize(str(ours.text), val=0.002)  # validation takes no time
-    names, jobs = [], []
-    for turn in range(rounds + 1):  # the first warms up: it imports mlflow, for example
-        for interval in (usual, often):
-            # which comes first changes from round to round
-            for kind in ("bare", "whole")[:: 1 if turn % 2 else -1]:
-                train = {"steps": count, "eval_interval": interval}
-                machine = {"device": "cpu"}
-                recipe = ours.recipe(QUICK_START, tokens, train=train, machine=machine)
-                names.append(f"{kind}_{interval}")
-                jobs.append(f"{kind}:{recipe}")
-    printed = run(
-        "-m", "benchmarks.loop", *jobs, cwd=ours.folder, MLFLOW_TRACKING_URI=ours.database
-    )
-    seconds: dict[str, list[float]] = {}
-    for name, (_, taken) in zip(names, json.loads(printed.lines[-1][1]), strict=True):
-        seconds.setdefault(name, []).append(taken)
-    seconds = {name: taken[1:] for name, taken in seconds.items()}
+    count, often = bench.sizes.saving, bench.sizes.often
+    tokens = bench.ours.tokenize(str(bench.ours.text), val=0.002)  # validation takes no time
 
-    def difference(interval: int) -> list[float]:
-        pairs = zip(seconds[f"whole_{interval}"], seconds[f"bare_{interval}"], strict=True)
-        return [whole - bare for whole, bare in pairs]
+    def job(kind: str, steps: int, interval: int) -> str:
+        train = short(steps) | {"eval_interval": interval}
+        recipe = bench.ours.recipe(QUICK_START, tokens, train=train, machine={"device": "cpu"})
+        return f"{kind}:{recipe}.yaml"
 
-    return {
-        "steps": count,
-        "interval": usual,
-        "often": often,
-        "seconds": seconds,
-        "ratio": 1 / (1 + statistics.median(difference(usual)) / _middle(seconds, usual)),
-        "save_seconds": statistics.median(difference(often)) / (count // often + 1),
-        "step_seconds": _middle(seconds, usual) / count,
-    }
-
-
-def _middle(seconds: dict[str, list[float]], interval: int) -> float:
-    return statistics.median(seconds[f"bare_{interval}"])
+    for turn in range(bench.turns):
+        # the first two import what is needed; which kind comes first changes from turn to turn
+        jobs = [job(kind, often, often) for kind in ("whole", "bare")]
+        measured = [(k, i) for i in (count, often) for k in ("bare", "whole")[:: 1 - turn % 2 * 2]]
+        jobs += [job(kind, count, interval) for kind, interval in measured]
+        printed = bench.ours.python("-m", "benchmarks.loop", *jobs)
+        seconds = dict(zip(measured, json.loads(printed.lines[-1][1])[2:], strict=True))
+        bare, whole = seconds["bare", count], seconds["whole", count]
+        save = (seconds["whole", often] - seconds["bare", often]) / (count // often + 1)
+        yield [
+            Figure("speed of the loop as it is, of the bare loop's", "%", 100 * bare / whole),
+            Figure("a step of the bare loop", "ms", 1000 * bare / count),
+            Figure("a save", "ms", 1000 * save),
+            Figure(f"share of a save every {count} steps", "%", 100 * save / (bare + save)),
+        ]

@@ -5,13 +5,16 @@ starts a command as the command's own until that one grows larger.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from nanogpt.common.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20 if sys.platform == "darwin" else 2**10  # in the system's unit of ru_maxrss
@@ -31,10 +34,11 @@ class Finished:
 
 
 def run(*command: str, cwd: Path, cores: int = CORES, **environment: str) -> Finished:
-    """Run `python COMMAND` on `cores` cores.
+    """Run `python COMMAND` on `cores` cores. Whatever ends this process ends the command as well.
 
     Raises:
-        SystemExit: it failed; the message has the end of what it printed.
+        UserError: the command refused its input (exit code 2), and says why.
+        OSError: it failed otherwise; the message has the end of what it printed.
     """
     words = [sys.executable, *command]
     threads = {"OMP_NUM_THREADS": str(cores), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
@@ -47,16 +51,28 @@ def run(*command: str, cwd: Path, cores: int = CORES, **environment: str) -> Fin
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,  # Ctrl-C reaches it by way of us alone
         )
     assert process.stdout is not None
-    with process.stdout:
+    try:
         lines = [(time.perf_counter() - clock, line) for line in process.stdout]
-    _, status, usage = os.wait4(process.pid, 0)  # its own figures, not the largest of all children
+        # its own figures, not the largest of all children
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise
+    finally:
+        process.stdout.close()
+    seconds = time.perf_counter() - clock
     process.returncode = os.waitstatus_to_exitcode(status)
+    tail = "".join(line for _, line in lines[-25:]).strip()
+    if process.returncode == 2:
+        raise UserError(tail)
     if process.returncode:
-        tail = "".join(line for _, line in lines[-25:])
-        sys.exit(f"bench: {' '.join(words)} ended with {process.returncode}:\n{tail}")
-    return Finished(began, time.perf_counter() - clock, usage.ru_maxrss / MIB, lines)
+        raise ChildProcessError(f"{' '.join(words)} ended with {process.returncode}:\n{tail}")
+    return Finished(began, seconds, usage.ru_maxrss / MIB, lines)
 
 
 @contextmanager

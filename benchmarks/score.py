@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from benchmarks.processes import ROOT
 from nanogpt.architecture import GPTConfig
-from nanogpt.distributed import World, join
 from nanogpt.evaluation import total_loss
+from nanogpt.formats.weights import GPT2_NAMES, load_model
+from nanogpt.machine.distributed import World, join
 from nanogpt.model import GPT
-from nanogpt.params import load
-from nanogpt.weights import GPT2_NAMES, load_model
+from nanogpt.settings import load
 
 
 class Peer(nn.Module):

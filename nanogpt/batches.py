@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogpt.errors import UserError
+from nanogpt.common.errors import UserError
 
 
 def window_count(length: int, context: int) -> int:
@@ -49,15 +49,6 @@ def window_starts(seed: int, step: int, batch_size: int, length: int, context: i
         here = epochs == epoch
         starts[here] = _epoch(seed, int(epoch), length, context)[places[here]]
     return starts
-
-
-def windows_at_once(tokens: int, context: int, vocab_size: int, device: torch.device) -> int:
-    """Windows in one forward pass: of so many tokens, fewer if the vocabulary is large.
-
-    Of a large vocabulary the logits are most of the memory, and a CPU is no faster with more.
-    """
-    usual = 1 << 12 if device.type == "cpu" else 1 << 15
-    return max(1, min(tokens, tokens * usual // vocab_size) // context)
 
 
 def gather(tokens: np.ndarray, starts: np.ndarray, context: int) -> tuple[Tensor, Tensor]:

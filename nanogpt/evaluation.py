@@ -6,8 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from nanogpt.batches import gather, windows_at_once
-from nanogpt.distributed import World
+from nanogpt.batches import gather
+from nanogpt.machine.devices import windows_at_once
+from nanogpt.machine.distributed import World
 from nanogpt.model import GPT
 
 TOKENS_AT_ONCE = 8192  # in one forward pass, at most
@@ -33,14 +34,14 @@ def total_loss(
     tail = count % context
     starts = np.arange(0, count - tail, context)
     size = windows_at_once(TOKENS_AT_ONCE, context, model.config.vocab_size, world.device)
-    # (windows, their length): shares of equal length for each process, some of them empty
+    # (windows, their length): each process makes the same number of passes, some with no window
     passes = [(starts[i : i + size], context) for i in range(0, len(starts), size)]
     if tail:
         passes.append((np.array([count - tail]), tail))
     passes += [(starts[:0], context)] * (-len(passes) % world.size)
     nats = torch.zeros((), dtype=torch.float64)
     for part, length in passes[world.rank :: world.size]:
-        # an empty share still takes part: with fsdp each pass is a meeting of all processes
+        # a process without windows takes part too: with fsdp all processes meet in each pass
         windows = part if len(part) else np.zeros(1, dtype=int)
         ids, targets = (t.to(world.device) for t in gather(tokens, windows, min(length, count)))
         losses = model(ids, targets)[1].cpu().double()

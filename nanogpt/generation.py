@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from nanogpt.errors import UserError
+from nanogpt.common.errors import UserError
 from nanogpt.model import GPT, Cache
-from nanogpt.tokenizer import Tokenizer
+from nanogpt.text.tokenizer import Tokenizer
 
 
 def generate(

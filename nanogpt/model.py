@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from nanogpt.architecture import GPTConfig
-from nanogpt.rotary import rotary_table, rotate
 
 
 class Linear(nn.Linear):
@@ -31,22 +30,6 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(self.compute)
         return F.linear(x.to(self.compute), self.weight.to(self.compute), bias)
-
-
-class Head(Linear):
-    """The matrix to the vocabulary, whose rows can be padded for speed.
-
-    The product is made as if there were rows of zeros up to a multiple of `multiple`, which suits
-    a GPU's tiles, and is cut back to the vocabulary: no parameter, logit or file ever has them.
-    """
-
-    multiple = 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.to(self.compute)
-        if missing := -self.out_features % self.multiple:
-            weight = F.pad(weight, (0, 0, 0, missing))
-        return F.linear(x.to(self.compute), weight)[..., : self.out_features]
 
 
 class LayerNorm(nn.Module):
@@ -66,6 +49,32 @@ def norm(config: GPTConfig) -> nn.Module:
     if config.architecture == "gpt2":
         return LayerNorm(config.n_embd, config.norm_eps, config.bias)
     return nn.RMSNorm(config.n_embd, config.norm_eps)
+
+
+def rotary_table(config: GPTConfig) -> Tensor:
+    """Cosines and signed sines of every position, (2, T, D), after Su et al. 2021.
+
+    With `rope_scaling` as in Llama 3.1 (Grattafiori et al. 2024; its reference `apply_scaling`): a
+    pair that turns fewer than `low_freq_factor` times within the original context turns `factor`
+    times slower, one that turns more than `high_freq_factor` times stays, between them both mix.
+    """
+    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / config.rope_theta**half  # radians a token
+    if scaling := config.rope_scaling:
+        low, high = scaling.low_freq_factor, scaling.high_freq_factor
+        turns = scaling.original_max_position_embeddings / (2 * math.pi / frequencies)
+        keep = ((turns - low) / (high - low)).clamp(0, 1)
+        frequencies = (1 - keep) * frequencies / scaling.factor + keep * frequencies
+    positions = torch.arange(config.context, dtype=torch.float32)
+    angles = torch.outer(positions, frequencies)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)))
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Turn pairs (x[i], x[i + D/2]) by their angles: x (B, H, T, D), table (2, T, D)."""
+    cos, sin = table  # the sines of the first half are negative
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
 
 
 class Cache:
@@ -111,7 +120,7 @@ class Attention(nn.Module):
         heads = self.qkv(x).view(B, T, H + 2 * K, self.head_dim).transpose(1, 2)
         qk, v = heads.split((H + K, K), dim=1)
         if not x.is_cuda:
-            qk = qk.float()  # a CPU's elementwise bfloat16 is slower than its float32
+            qk = qk.float()  # on a CPU elementwise bfloat16 is slower than float32
         if hasattr(self, "q_norm"):
             scales = [n.weight.expand(h, 1, -1) for n, h in ((self.q_norm, H), (self.k_norm, K))]
             qk = F.rms_norm(qk, (self.head_dim,), eps=self.q_norm.eps) * torch.cat(scales)
@@ -193,8 +202,8 @@ class GPT(nn.Module):
         compute: type of the matrix products; parameters and the residual stream stay float32.
 
     Attributes:
-        activation_checkpointing: in training keep a block's input alone, and run the block once
-            more in the backward pass: less memory, a third more time, the same gradients.
+        activation_checkpointing: in training, keep only the input of each block and recompute
+            its activations in the backward pass: less memory, a third more time, the same result.
     """
 
     rotary: Tensor
@@ -210,7 +219,7 @@ class GPT(nn.Module):
             self.register_buffer("rotary", rotary_table(config), persistent=False)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.norm = norm(config)
-        self.head = Head(config.n_embd, config.vocab_size, bias=False)
+        self.head = Linear(config.n_embd, config.vocab_size, bias=False)
         for module in self.modules():
             if isinstance(module, Linear):
                 module.compute = compute

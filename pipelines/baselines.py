@@ -1,6 +1,6 @@
 """Score pretrained models as they are, on one corpus: a recipe of zero steps for each, and a table.
 
-    python -m pipelines.baselines gpt2 smollm2-135m --corpus shakespeare
+    python -m pipelines.baselines gpt2 smollm2-135m --corpus=shakespeare
 
 Losses are nats a token, and tokens differ from model to model: bits per byte can be compared.
 """
@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from pipelines.graph import RecipeError, root
-from pipelines.new import create, name_for, seen_from
+from pipelines.graph import RecipeError, dvc_environment, root
+from pipelines.new import create, name_for, seen_from_root
 
 LIKE = Path("pipelines/baseline")
 BASES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m")
+FORMATS = {"tokens": ",", "loss": ".4f", "perplexity": ".2f", "bits_per_byte": ".4f"}
 
 
 def main() -> int:
@@ -29,7 +31,7 @@ def main() -> int:
     parser.add_argument("bases", nargs="*", default=BASES, help=f"default: {' '.join(BASES)}")
     parser.add_argument("--corpus", default="shakespeare", help="as in params.yaml, seen from here")
     args = parser.parse_args()
-    table = Table(title=f"held-out text of {args.corpus}", title_justify="left")
+    table = Table(title=escape(f"held-out text of {args.corpus}"), title_justify="left")
     for column in ("base", "split", "tokens", "loss", "perplexity", "bits per byte"):
         table.add_column(column, justify="left" if column in ("base", "split") else "right")
     missing = []
@@ -43,15 +45,12 @@ def main() -> int:
             missing.append(base)
             continue
         figures = (f"{scores[key]:{form}}" for key, form in FORMATS.items())
-        table.add_row(base, scores["split"], *figures)
+        table.add_row(escape(base), scores["split"], *figures)
     if table.row_count:
         Console(highlight=False).print(table)
     if missing:
         print(f"not scored, for the reasons above: {', '.join(missing)}", file=sys.stderr)
     return 0 if table.row_count else 1
-
-
-FORMATS = {"tokens": ",", "loss": ".4f", "perplexity": ".2f", "bits_per_byte": ".4f"}
 
 
 def score(base: str, corpus: str) -> dict[str, Any] | None:
@@ -60,8 +59,10 @@ def score(base: str, corpus: str) -> dict[str, Any] | None:
     folder = root() / "pipelines" / name
     new = not folder.exists()
     given = {"download.base": base, "download.corpus": corpus}
-    recipe = create(name, LIKE, {key: seen_from(folder, text) for key, text in given.items()})
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", f"{recipe}/dvc.yaml"], cwd=root())
+    changes = {key: seen_from_root(text) for key, text in given.items()}
+    recipe = create(name, root() / LIKE, changes)
+    command = [sys.executable, "-m", "dvc", "repro", f"{recipe}/dvc.yaml"]
+    done = subprocess.run(command, cwd=root(), env=dvc_environment())
     if done.returncode:
         if new and not (folder / "dvc.lock").exists():
             shutil.rmtree(folder)  # no stage came to its end

@@ -25,7 +25,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
-from pipelines.graph import RecipeError, Stage, root, stages
+from pipelines.graph import RecipeError, Stage, dvc_environment, root, stages
 
 RAN = re.compile(r"Running stage '.+':")
 BUSY = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
@@ -35,6 +35,7 @@ EXIT_CODE = re.compile(r"exited with (\d+)$")
 WRONG_INPUT = 2  # exit code of a stage that no second try can help
 BUSY_DELAY = 2  # seconds between two looks at another DVC command that is at work
 PATIENCE = 20  # seconds to stop in: less than the 30 that a Prefect worker grants
+STARTUP = 180  # seconds for Prefect's temporary server: its own 20 are few on a busy machine
 
 
 class StageFailed(Exception):
@@ -95,14 +96,12 @@ def _repro(stage: Stage) -> tuple[int, list[str]]:
     logger = get_run_logger()
     command = ["dvc", "repro", "--single-item", stage.address]
     logger.info("$ %s", " ".join(command))
-    # dvc.yaml says `python`: the one that runs this, whether or not its environment is active
-    path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
     ran: list[str] = []
     last: deque[str] = deque(maxlen=12)
     with subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=root(),
-        env=os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"},
+        env=dvc_environment() | {"PYTHONUNBUFFERED": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -159,7 +158,11 @@ def main() -> None:
     # In a session of its own: Ctrl-C would end Prefect's temporary server, which is the flow's
     # child, before the flow could tell it how the run ended.
     code = "import sys; from pipelines.flows import pipeline; pipeline(sys.argv[1])"
-    child = subprocess.Popen([sys.executable, "-c", code, recipe], start_new_session=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, recipe],
+        env={"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP)} | os.environ,
+        start_new_session=True,
+    )
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: child.terminate())
     ended = child.wait()

@@ -6,6 +6,8 @@
 Nothing is declared a second time: names, order and options all come from dvc.yaml.
 """
 
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -19,7 +21,7 @@ from dvc.stage import PipelineStage
 
 
 class RecipeError(Exception):
-    """What is wrong with a recipe's folder or its graph, and what to do, in one message."""
+    """What is wrong with a recipe's folder, settings or graph, and what to do, in one message."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,6 @@ class Stage:
 
     name: str
     address: str  # what `dvc repro` takes at the repository's root: "<folder>/dvc.yaml:<name>"
-    needs: tuple[str, ...]  # addresses of the stages whose outputs this one reads
     meta: Mapping[str, Any]  # dvc.yaml's `meta:`, free for tools such as this one
 
 
@@ -42,6 +43,12 @@ def root() -> Path:
         return Path(Repo.find_root())
     except DvcException as error:
         raise RecipeError(str(error)) from None
+
+
+def dvc_environment() -> dict[str, str]:
+    """Environment in which the `python` of dvc.yaml is the one that runs this."""
+    path = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
+    return os.environ | {"PATH": path}
 
 
 def stages(recipe: str | Path = ".") -> list[Stage]:
@@ -77,20 +84,11 @@ def stages(recipe: str | Path = ".") -> list[Stage]:
         return [
             Stage(
                 name=stage.name,
-                address=_address(stage),
-                needs=tuple(_address(other) for other in needs[stage] if _runs(other)),
+                # DVC's own `addressing` depends on the current folder
+                address=f"{Path(stage.path_in_repo).as_posix()}:{stage.name}",
                 meta=stage.meta or {},
             )
             for stage in TopologicalSorter(needs).static_order()
-            if _runs(stage)
+            # a .dvc file is a node of the graph too, but data: nothing to run
+            if isinstance(stage, PipelineStage)
         ]
-
-
-def _runs(stage: Any) -> bool:
-    # a .dvc file is a node of the graph too, but data: nothing to run
-    return isinstance(stage, PipelineStage)
-
-
-def _address(stage: Any) -> str:
-    # DVC's own `addressing` depends on the current folder
-    return f"{Path(stage.path_in_repo).as_posix()}:{stage.name}"

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,10 @@ class Local:
         self.record = self.home / "processes.json"
         self.settings = top / "prefect.toml"
         self.port = port
-        self.api = f"http://{HOST}:{port}/api"
+
+    @property
+    def address(self) -> str:
+        return f"http://{HOST}:{self.port}"
 
     def up(self) -> None:
         """Start the server and the worker unless they run, and apply prefect.yaml.
@@ -60,8 +63,7 @@ class Local:
             self._start()
         else:
             self.port = self._recorded()["port"]
-            self.api = f"http://{HOST}:{self.port}/api"
-            print(f"the server and the worker are up already, at http://{HOST}:{self.port}")
+            print(f"the server and the worker are up already, at {self.address}")
         self._prefect("--no-prompt", "deploy", "--all")
 
     def _start(self) -> None:
@@ -74,21 +76,19 @@ class Local:
         except BaseException:
             self.down()
             raise
-        self.settings.write_text(f'{MARK}[api]\nurl = "{self.api}"\n')
+        self.settings.write_text(f'{MARK}[api]\nurl = "{self.address}/api"\n')
 
     def down(self) -> bool:
         """Stop what `up` started, and only that; whether there was anything to stop."""
         running = self.running()
         # flow runs first, then the worker, then the server: each tells the next how it ended
         for process in reversed(running.values()):
-            family = process.children(recursive=True)
-            for group in (process.children(), [process]):
-                for member in group:
-                    member.terminate()
-                psutil.wait_procs(group, timeout=30)
-            for member in [*family, process]:
-                with suppress(psutil.NoSuchProcess):
-                    member.kill()
+            with suppress(psutil.NoSuchProcess):
+                family = process.children(recursive=True)
+                for group in (process.children(), [process]):
+                    _each(group, psutil.Process.terminate)
+                    psutil.wait_procs(group, timeout=30)
+                _each([*family, process], psutil.Process.kill)
         self.record.unlink(missing_ok=True)
         if self.settings.exists() and self.settings.read_text().startswith(MARK):
             self.settings.unlink()
@@ -97,10 +97,11 @@ class Local:
     def running(self) -> dict[str, psutil.Process]:
         """The recorded processes that still run: a process id alone may be another's by now."""
         found = {}
-        for name, (pid, created) in self._recorded().get("processes", {}).items():
-            with suppress(psutil.NoSuchProcess):
+        for name, (pid, arguments) in self._recorded().get("processes", {}).items():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process = psutil.Process(pid)
-                if process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE:
+                # not its start, which psutil tells differently once the clock was set
+                if process.cmdline()[1:] == arguments:
                     found[name] = process
         return found
 
@@ -110,9 +111,10 @@ class Local:
     def _environment(self) -> dict[str, str]:
         return os.environ | {
             "PREFECT_HOME": str(self.home),
-            "PREFECT_API_URL": self.api,
+            "PREFECT_API_URL": f"{self.address}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "true",
+            **_no_proxy(),
         }
 
     def _log(self, name: str) -> Path:
@@ -120,9 +122,10 @@ class Local:
 
     def _spawn(self, name: str, *command: str) -> None:
         print(f"starting the {name}, its log in {self._log(name).relative_to(self.top)}")
+        arguments = ["-m", "prefect", *command]
         with self._log(name).open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", *command],
+                [sys.executable, *arguments],
                 cwd=self.top,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
@@ -131,10 +134,12 @@ class Local:
                 start_new_session=True,
             )
         known = self._recorded().get("processes", {})
-        known[name] = (process.pid, psutil.Process(process.pid).create_time())
-        self.record.write_text(json.dumps({"port": self.port, "processes": known}))
+        known[name] = (process.pid, arguments)
+        whole = self.record.with_suffix(".new")
+        whole.write_text(json.dumps({"port": self.port, "processes": known}))
+        whole.rename(self.record)
 
-    def _wait(self, name: str, answers: Callable[[], bool], seconds: int = 90) -> None:
+    def _wait(self, name: str, answers: Callable[[], bool], seconds: int = 180) -> None:
         started = time.monotonic()
         while time.monotonic() - started < seconds:
             if name not in self.running():
@@ -150,9 +155,8 @@ class Local:
         raise LocalError("\n".join([f"the {name} {why}; its last lines:", *last]))
 
     def _get(self, path: str) -> Any:
-        # no proxy stands between this machine and itself
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{self.api}/{path}", timeout=5) as answer:
+        with opener.open(f"{self.address}/api/{path}", timeout=5) as answer:
             return json.load(answer)
 
     def _prefect(self, *command: str) -> None:
@@ -177,6 +181,11 @@ class Local:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((HOST, self.port))
+            except PermissionError:
+                raise LocalError(
+                    f"port {self.port} is for the system; take one from 1024 on:"
+                    " make deploy PORT=4200"
+                ) from None
             except OSError:
                 raise LocalError(
                     f"port {self.port} is taken by a program that `make deploy` did not start;"
@@ -184,10 +193,31 @@ class Local:
                 ) from None
 
 
+def _each(processes: Iterable[psutil.Process], action: Callable[[psutil.Process], object]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            action(process)
+
+
+def _no_proxy() -> dict[str, str]:
+    """Variables that keep a proxy from between this machine and itself, where one is set."""
+    if not urllib.request.getproxies() or urllib.request.proxy_bypass(HOST):
+        return {}
+    others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    hosts = f"{others},{HOST}" if others else HOST
+    return {"no_proxy": hosts, "NO_PROXY": hosts}
+
+
+def _port(text: str) -> int:
+    if text.isdecimal() and 0 < int(text) < 2**16:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 65535")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A Prefect server and a worker, here.")
     parser.add_argument("action", choices=["up", "down"])
-    parser.add_argument("--port", type=int, default=4200, help="of the server (default: 4200)")
+    parser.add_argument("--port", type=_port, default=4200, help="of the server (default: 4200)")
     args = parser.parse_args()
     try:
         local = Local(root(), args.port)
@@ -197,10 +227,11 @@ def main() -> None:
         local.up()
     except (LocalError, RecipeError) as error:
         sys.exit(f"deploy: {error}")
+    direct = f" && export NO_PROXY={hosts}" if (hosts := _no_proxy().get("NO_PROXY")) else ""
     print(
-        f"up: http://{HOST}:{local.port}\n"
+        f"up: {local.address}\n"
         "run a recipe:  prefect deployment run 'pipeline/shakespeare' --watch\n"
-        "               (after `source .venv/bin/activate`)\n"
+        f"               (after `source .venv/bin/activate{direct}`)\n"
         "stop:          make undeploy"
     )
 

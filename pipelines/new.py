@@ -1,9 +1,10 @@
 """A recipe made from another: its folder, its settings with changes, the graph.
 
-    python -m pipelines.new --like pipelines/finetune_shakespeare --corpus 'poems/*.txt'
+    python -m pipelines.new --like=pipelines/finetune_shakespeare --corpus='poems/*.txt'
+    python -m pipelines.new --like=. --name=wide --set model.n_embd=256 --set model.n_inner=768
 
-Prints the folder, here pipelines/finetune_poems. Comments on keys stay, paths are rewritten to be
-seen from the folder. A recipe that is there already is left as it is, if it asks for the same.
+Prints the folder, here pipelines/finetune_poems, then pipelines/wide. Comments on keys stay. A
+recipe that is there already is left as it is, if it asks for the same.
 """
 
 import argparse
@@ -18,66 +19,123 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from pipelines.graph import RecipeError, root
 
-CODE = "../../nanogpt"  # the package, seen from any recipe's folder
+OWN = {"root", "params", "data"}
+HEAD = "# Made from {}; the default recipe explains the keys.\n\n"
 
 
 def create(name: str, like: Path, changes: Mapping[str, Any]) -> Path:
-    """Make the folder `pipelines/<name>`, seen from the repository's root.
+    """Make the folder `pipelines/<name>`; returns it as seen from the repository's root.
 
     Args:
-        like: the recipe to start from.
+        like: the folder of the recipe to start from.
         changes: path of a key, such as `download.corpus` → its value.
 
     Raises:
-        RecipeError: not a name, no such recipe, or one of this name that asks for something else.
+        RecipeError: not a name; no such recipe or key; changes that do not go with that recipe; or
+            a recipe of this name that asks for something else.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise RecipeError(f"{name!r} cannot name a recipe: letters, digits, _ . - are allowed")
-    pipelines = root() / "pipelines"
-    folder = pipelines / name
-    source = like / "params.yaml"
-    if not source.is_file():
-        raise RecipeError(f"{like} is not a recipe's folder: it has no params.yaml")
-    own = {"code": CODE, "data": f"../../data/{name}"}
-    text = _changed(source.read_text(encoding="utf-8"), own | dict(changes))
-    text = f"# A recipe like {like.as_posix()}; the default recipe explains the keys.\n\n{text}"
-    if (folder / "params.yaml").exists():
-        yaml = YAML(typ="safe")
-        there = yaml.load((folder / "params.yaml").read_text(encoding="utf-8"))
-        for key, value in changes.items():
-            found = _section(there, key).get(key.rpartition(".")[2])
-            if found != value:
-                raise RecipeError(
-                    f"pipelines/{name} is there already, with {key}: {found!r}; give another NAME,"
-                    " or edit its params.yaml and run it with `make run"
-                    f" RECIPE=pipelines/{name}`"
-                )
-        return folder.relative_to(root())
-    partial = pipelines / f"{name}.partial"
+        raise RecipeError(f"{name!r} cannot name a recipe; give a NAME of letters, digits, _ . -")
+    folder = Path("pipelines", name)
+    if (root() / folder / "params.yaml").exists():
+        _check_same(folder, changes)
+        return folder
+    if (root() / folder).exists():
+        raise RecipeError(f"{folder} is there already, and is no recipe; give another NAME")
+    partial = root() / f"{folder}.partial"
     shutil.rmtree(partial, ignore_errors=True)
+    _check_own_data(f"data/{name}")
+    values = _without_head(like / "params.yaml")
+    _change(values, changes, like)
+    values |= {"root": "../..", "params": f"{folder}/params.yaml", "data": f"data/{name}"}
     partial.mkdir()
-    (partial / "params.yaml").write_text(text, encoding="utf-8")
+    head = HEAD.format(os.path.relpath(like / "params.yaml", root()))
+    (partial / "params.yaml").write_text(head + _yaml_text(values), encoding="utf-8")
     shutil.copyfile(root() / "dvc.yaml", partial / "dvc.yaml")
-    partial.rename(folder)
-    return folder.relative_to(root())
+    partial.rename(root() / folder)
+    return folder
 
 
-def seen_from(folder: Path, given: str) -> str:
-    """A path or glob of files that are here, as it is seen from `folder`; all else as it is.
+def _check_same(folder: Path, changes: Mapping[str, Any]) -> None:
+    values = _values(root() / folder / "params.yaml")
+    for key, value in changes.items():
+        if (found := _get(values, key, folder)) != value:
+            raise RecipeError(
+                f"{folder} is there already, with {key}: {found!r}; give another NAME, or edit its"
+                f" params.yaml and run it with `make run RECIPE={folder}`"
+            )
+
+
+def _check_own_data(data: str) -> None:
+    """Two recipes that write to one place would stop every DVC command."""
+    for file in (*root().glob("params.yaml"), *root().glob("pipelines/*/params.yaml")):
+        if Path(str(_values(file).get("data"))) == Path(data):
+            raise RecipeError(
+                f"{data} is where {file.relative_to(root())} writes; give another NAME"
+            )
+
+
+def _change(values: Any, changes: Mapping[str, Any], like: Path) -> None:
+    """Change the settings of `like`, and what would no longer go with them."""
+    asked = dict(changes)
+    if own := sorted(asked.keys() & OWN):
+        raise RecipeError(f"{own[0]} cannot be chosen: it follows from the recipe's NAME")
+    corpus = _get(values, "download.corpus", like)
+    if asked.get("download.corpus", corpus) != corpus:
+        # not the digest of another corpus, and not a word of it
+        asked = {"download.sha256": None, "sample.prompt": "\n"} | asked
+    if asked.get("download.base") and not _get(values, "download.base", like):
+        raise RecipeError(
+            f"{like / 'params.yaml'} has no base, and settings for one differ; start from a recipe"
+            " that has one, such as LIKE=pipelines/finetune_shakespeare"
+        )
+    if "sample.prompt" in asked:
+        asked = {"sample.prompt_file": None} | asked
+    for key, value in asked.items():
+        section, last = _place(values, key, like)
+        # between single quotes U+0085 and U+2028, which end a line, would become a space
+        odd = isinstance(value, str) and not value.isprintable()
+        section[last] = DoubleQuotedScalarString(value) if odd else value
+
+
+def _get(values: Any, key: str, recipe: Path) -> Any:
+    section, last = _place(values, key, recipe)
+    return section[last]
+
+
+def _place(values: Any, key: str, recipe: Path) -> tuple[Any, str]:
+    """The section that holds a key, and the last part of the key's path."""
+    *above, last = key.split(".")
+    section = values
+    for part in above:
+        section = section.get(part) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or last not in section:
+        raise RecipeError(f"{recipe / 'params.yaml'} has no key {key}")
+    return section, last
+
+
+def seen_from_root(given: str) -> str:
+    """A path or glob of files that are here, as it is seen from the root; all else as it is.
 
     Raises:
         RecipeError: it is of that form, and there is no such file.
     """
-    if os.path.isabs(os.path.expanduser(given)) or ":" in given:
+    prefix = "file:" if given.startswith("file:") else ""
+    path = given.removeprefix(prefix)
+    if os.path.isabs(os.path.expanduser(path)):
         return given
-    if glob.glob(given, recursive=True):
-        return os.path.relpath(given, folder)
-    if glob.has_magic(given) or "/" in given or re.search(r"\.[a-z]+$", given):
+    if os.path.exists(path) or glob.glob(path, recursive=True):
+        return prefix + os.path.relpath(path, root())
+    if ":" in path:
+        return given
+    if prefix or glob.has_magic(path) or "/" in path or re.search(r"\.[a-z]+$", path):
         raise RecipeError(
-            f"no file matches {given!r}, seen from {Path.cwd()}; what is on the Hugging Face hub is"
+            f"no file matches {path!r}, seen from {Path.cwd()}; what is on the Hugging Face hub is"
             " hf:<id>@<revision>"
         )
     return given
@@ -93,13 +151,34 @@ def name_for(like: Path, given: Iterable[str]) -> str:
     return "_".join(filter(None, words))
 
 
-def _changed(text: str, changes: Mapping[str, Any]) -> str:
+def _values(file: Path) -> dict[str, Any]:
+    values = _load(YAML(typ="safe", pure=True), file, file.read_text(encoding="utf-8"))
+    return values if isinstance(values, dict) else {}
+
+
+def _without_head(file: Path) -> Any:
+    """Settings with their comments, but for the words on the recipe above its first key."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise RecipeError(f"{file.parent} is not a recipe's folder: no params.yaml") from None
+    first = re.search(r"^root:", text, re.MULTILINE)
+    if not first:
+        raise RecipeError(f"{file} has no `root:`, which is a recipe's first key")
+    return _load(YAML(), file, text[first.start() :])
+
+
+def _load(yaml: YAML, file: Path, text: str) -> Any:
+    try:
+        return yaml.load(text)
+    except YAMLError as error:
+        raise RecipeError(f"{file} is not valid YAML: {error}") from None
+
+
+def _yaml_text(values: Any) -> str:
     yaml = YAML()  # keeps comments and order
     yaml.width = 200
     yaml.representer.add_representer(type(None), _null)
-    values = yaml.load(text[text.index("\ncode:") + 1 :])  # without the words on the other recipe
-    for key, value in changes.items():
-        _section(values, key)[key.rpartition(".")[2]] = value
     out = StringIO()
     yaml.dump(values, out)
     return out.getvalue()
@@ -109,10 +188,14 @@ def _null(representer: Any, _: None) -> Any:
     return representer.represent_scalar("tag:yaml.org,2002:null", "null")
 
 
-def _section(values: Any, key: str) -> Any:
-    for part in key.split(".")[:-1]:
-        values = values[part]
-    return values
+def _pair(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
+    try:
+        return key, YAML(typ="safe", pure=True).load(value)
+    except YAMLError:
+        raise argparse.ArgumentTypeError(f"{key}: {value!r} is not valid YAML") from None
 
 
 def main() -> int:
@@ -123,17 +206,27 @@ def main() -> int:
     parser.add_argument("--corpus", help="download.corpus, seen from here")
     parser.add_argument("--base", help="download.base, seen from here")
     parser.add_argument("--prompt", help="sample.prompt; a new line where the corpus is another")
+    parser.add_argument(
+        "--set",
+        type=_pair,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other key, its value as in params.yaml; as often as there are keys to change",
+    )
     args = parser.parse_args()
     try:
+        if args.corpus and os.path.isdir(args.corpus):
+            raise RecipeError(
+                f"{args.corpus!r} is a folder; name its files: '{args.corpus.rstrip('/')}/**/*.txt'"
+            )
         asked = {"download.corpus": args.corpus, "download.base": args.base}
         given = {key: value for key, value in asked.items() if value}
         name = args.name or name_for(args.like, given.values())
-        folder = root() / "pipelines" / name
-        changes = {key: seen_from(folder, value) for key, value in given.items()}
+        changes: dict[str, Any] = dict(args.set)
+        changes |= {key: seen_from_root(value) for key, value in given.items()}
         if args.prompt:
             changes["sample.prompt"] = args.prompt
-        elif args.corpus and not folder.exists():
-            changes["sample.prompt"] = "\n"  # not a word of another corpus
         print(create(name, args.like, changes))
     except RecipeError as error:
         print(error, file=sys.stderr)

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from nanogpt import sources
-from tests import fake_hub
-from tests.recipes import ROOT, Recipe, Run
+from tests.kit import fake_hub
+from tests.kit.recipes import Recipe, Run, texts
 
 os.environ |= {
     # before torch is imported, here or in a child process: threads that wait for each other spin
@@ -59,9 +58,7 @@ def tokenized(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) ->
     """A recipe's folder after download and tokenize: the library's own text, a file a document."""
     recipe = Recipe(tmp_path_factory.mktemp("tokenized"), download__corpus="text/*.txt")
     shutil.copy(empty_database, recipe.folder / "mlflow.db")
-    (recipe.folder / "text").mkdir()
-    for file in (ROOT / "nanogpt").glob("*.py"):
-        (recipe.folder / "text" / f"{file.stem}.txt").write_bytes(file.read_bytes())
+    texts(recipe.folder / "text")
     recipe.run("download")
     recipe.run("tokenize")
     return recipe.folder
@@ -93,10 +90,12 @@ def hub(
     """A hub, the user's cache of it empty; the current folder is empty too."""
     from huggingface_hub import constants
 
+    from nanogpt.sources import fetch
+
     shutil.copytree(checkpoints, tmp_path / "root")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(sources, "WAITS", (0, 0))
+    monkeypatch.setattr(fetch, "WAITS", (0, 0))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with fake_hub.running(tmp_path / "root") as server:
         # read from HF_ENDPOINT when the library is imported, which it is by now
@@ -108,20 +107,18 @@ def hub(
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the export or push command; returns its exit code and what it says, errors or not."""
-    from nanogpt import export, push
+    """Run `nanogpt`; returns its exit code and what it says, errors or not."""
+    from nanogpt import commands
 
     def run(*arguments: object) -> tuple[int, str]:
-        command = {"export": export.main, "push": push.main}[str(arguments[0])]
-        monkeypatch.setattr(sys, "argv", [*map(str, arguments)])
+        # the folder of a test is no checkout
+        monkeypatch.setattr(commands, "checkout", lambda: commands.CODE)
+        monkeypatch.setattr(sys, "argv", ["nanogpt", *map(str, arguments)])
         capsys.readouterr()
-        code: Any = 0
-        try:
-            with export.one_line(str(arguments[0])):
-                command()
-        except SystemExit as error:
-            code = error.code
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
         said = capsys.readouterr()
+        code: Any = ended.value.code or 0
         return code, (said.err if code else said.out).strip()
 
     return run

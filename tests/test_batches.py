@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt.batches import gather, window_count, window_starts
-from nanogpt.errors import UserError
+from nanogpt.common.errors import UserError
 
 lengths = st.integers(2, 2000)
 contexts = st.integers(1, 64)

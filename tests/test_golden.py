@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from nanogpt import tokenizer
 from nanogpt.architecture import GPTConfig
+from nanogpt.formats.weights import save_model, weights_sha256
 from nanogpt.model import GPT
-from nanogpt.weights import save_model, weights_sha256
-from tests.recipes import Recipe
+from nanogpt.text import tokenizer
+from tests.kit.recipes import Recipe
 
 GOLDEN: dict[str, Any] = json.loads(Path(__file__).with_name("golden.json").read_text())
 ONE_ORDER = {

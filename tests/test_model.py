@@ -9,10 +9,10 @@ import torch
 
 from nanogpt import generation
 from nanogpt.architecture import GPTConfig, RopeScaling
-from nanogpt.errors import UserError
+from nanogpt.common.errors import UserError
+from nanogpt.formats.weights import load_model, save_model
 from nanogpt.generation import continue_ids
 from nanogpt.model import GPT, Cache
-from nanogpt.weights import load_model, save_model
 
 SHAPES = {
     "gpt2": {"architecture": "gpt2", "tied": True},

@@ -11,14 +11,14 @@ import torch
 
 from nanogpt import optim
 from nanogpt.architecture import GPTConfig
-from nanogpt.config import Settings
-from nanogpt.distributed import join
-from nanogpt.errors import Stopped, UserError
+from nanogpt.common.errors import Stopped, UserError
 from nanogpt.evaluation import measures, total_loss, window_total
+from nanogpt.machine.distributed import join
 from nanogpt.model import GPT
-from nanogpt.muon import orthogonal
-from nanogpt.trainer import Progress, fit
-from tests.recipes import ROOT, quick
+from nanogpt.optim import orthogonal
+from nanogpt.settings import Settings
+from nanogpt.trainer import Hooks, Progress, Trainer
+from tests.kit.recipes import ROOT, quick
 
 # the text at hand in every checkout
 TEXT = np.frombuffer((ROOT / "nanogpt/model.py").read_bytes(), dtype=np.uint8) % 128
@@ -46,10 +46,10 @@ class Training:
 
     def save(self, progress: Progress) -> None:
         tensors = {name: t.detach().clone() for name, t in self.state().items()}
-        self.saves.append({"progress": Progress(**vars(progress)), "tensors": tensors})
+        self.saves.append({"progress": replace(progress), "tensors": tensors})
 
     def resume(self, save: dict[str, Any]) -> None:
-        self.progress = Progress(**vars(save["progress"]))
+        self.progress = replace(save["progress"])
         with torch.no_grad():
             for name, tensor in self.state().items():
                 tensor.copy_(save["tensors"][name])
@@ -60,17 +60,18 @@ class Training:
 
     def run(self) -> "Training":
         splits = TEXT[:8000], TEXT[8000:9001]
-        fit(
+        told = Hooks(
+            self.record, self.save, lambda: 15 if self.progress.step >= self.stop_at else 0
+        )
+        Trainer(
             self.model,
             self.optimizers,
-            *splits,
+            splits,
             self.settings,
             self.world,
             self.progress,
-            self.record,
-            self.save,
-            lambda: 15 if self.progress.step >= self.stop_at else 0,
-        )
+            told,
+        ).fit()
         return self
 
     def curve(self, name: str) -> list[float]:
@@ -177,8 +178,8 @@ def test_a_gradient_that_is_no_number_changes_no_weight(optimizer: str, value: f
     before, during = training.saves[4]["tensors"], training.saves[7]["tensors"]
     for name, tensor in before.items():
         assert torch.equal(tensor, during[name]), name
-    assert training.progress.skipped == 3
-    assert training.progress.skipped_in_a_row == 0
+    assert training.progress.guard.skipped == 3
+    assert training.progress.guard.skipped_in_a_row == 0
     assert [row["skipped_steps"] for _, row in sorted(training.rows.items())[5:9]] == [1, 2, 3, 3]
     assert "train_loss" not in training.rows[6]
     assert training.curve("val_loss")[-1] < training.curve("val_loss")[4]
@@ -187,7 +188,7 @@ def test_a_gradient_that_is_no_number_changes_no_weight(optimizer: str, value: f
 def test_too_many_skipped_steps_in_a_row_end_it_with_the_last_good_state() -> None:
     training = Training(quick(train__max_skips=3, train__steps=60))
     inject(training, range(8, 60), math.nan)
-    with pytest.raises(UserError, match=r"no number in 3 steps in a row, up to step 11.*lower"):
+    with pytest.raises(UserError, match=r"in 3 steps in a row, up to step 11.*lower"):
         training.run()
     assert training.saves[-1]["progress"].step == 6
     assert all(t.isfinite().all() for t in training.saves[-1]["tensors"].values())
@@ -198,8 +199,8 @@ def test_float16_lowers_its_scale_before_it_gives_up() -> None:
     training.world = replace(training.world, compute=torch.float16)
     inject(training, range(3, 6), math.inf)
     training.run()
-    assert training.progress.loss_scale == 65536 / 2**3
-    assert training.progress.skipped == 3
+    assert training.progress.guard.loss_scale == 65536 / 2**3
+    assert training.progress.guard.skipped == 3
     # the scale is divided out again: the gradient's norm does not show it
     alone = Training(quick()).run().curve("grad_norm")
     assert training.curve("grad_norm")[:3] == pytest.approx(alone[:3], rel=1e-2)

@@ -1,51 +1,57 @@
 """Train a model on token files, and publish the best one as a model directory.
 
-    python -m nanogpt.stages.train --tokens T --base B --model M --curves C --metrics F
+    python -m nanogpt.stages.train params.yaml
 
 On several processes where `machine.processes` says so. Stopped at any instant, even by `kill -9`,
 the same command goes on from the last save and ends with the same bytes.
 """
 
-import argparse
 import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from nanogpt import checkpoint, memory, optim, outbox, stages, tracking
+from torch import Tensor
+
+from nanogpt import optim
 from nanogpt.batches import window_count
-from nanogpt.config import Settings
-from nanogpt.distributed import World, join, lost_peer, process_count
-from nanogpt.errors import Stopped, UserError
-from nanogpt.files import whole_folder, write_text
-from nanogpt.initial import initial_config, initial_model, trained
-from nanogpt.journal import Journal, read, write_curves
-from nanogpt.launch import LOST_PEER, launch
-from nanogpt.lineage import open_base
-from nanogpt.publish import publish
-from nanogpt.state import State
-from nanogpt.tokens import Tokens, open_tokens
-from nanogpt.trainer import Progress, Record, Save, Stop, fit
-from nanogpt.weights import weights_sha256
+from nanogpt.common.command import run_stage
+from nanogpt.common.errors import Stopped, UserError
+from nanogpt.common.files import whole_folder, write_text
+from nanogpt.formats.base import Base, open_base
+from nanogpt.formats.weights import weights_sha256
+from nanogpt.machine.distributed import World, join, lost_peer, process_count
+from nanogpt.machine.launch import LOST_PEER, launch
+from nanogpt.settings import Settings, load
+from nanogpt.sizing import memory
+from nanogpt.text.tokens import Tokens, open_tokens
+from nanogpt.tracking import outbox, run
+from nanogpt.trainer import Hooks, Progress, Trainer
+from nanogpt.training.checkpoint import Saves, fingerprint
+from nanogpt.training.journal import Journal, read, write_curves
+from nanogpt.training.publish import publish
+from nanogpt.training.start import initial_config, initial_model, trained
 
 
-def main(args: argparse.Namespace, settings: Settings) -> None:
-    tokens = open_tokens(args.tokens)
-    base = open_base(args.base)
+def main(settings: Settings) -> None:
+    tokens = open_tokens(settings.path("tokens"))
+    base = open_base(settings.path("base"))
     check(settings, tokens)
     processes = process_count(settings.machine)
     if (processes > 1 or settings.machine.nodes != 1) and "RANK" not in os.environ:
         sys.exit(launch(settings.machine, processes, "nanogpt.stages.train", sys.argv[1:]))
     world = join(settings.machine)
     try:
-        train(args, settings, tokens, base, world)
+        training = Training(settings, tokens, base, world)
+        if world.rank == 0:
+            training.run_and_tell()
+        else:
+            training.run(lambda *_: None, lambda: 0)
     except Exception as error:
         if not lost_peer(error):
             raise
-        os._exit(LOST_PEER)  # no clean-up, which may wait for the process that is gone
+        os._exit(LOST_PEER)  # no clean-up: it might wait for the process that is gone
     finally:
         world.close()
 
@@ -63,135 +69,143 @@ def check(settings: Settings, tokens: Tokens) -> None:
         )
 
 
-def train(
-    args: argparse.Namespace,
-    settings: Settings,
-    tokens: Tokens,
-    base: Mapping[str, Any],
-    world: World,
-) -> None:
+class Training:
     """One process's part of a training, from the newest save to the published model."""
-    told = _listen(alone=world.size == 1)
-    same = settings.model_dump(include={"seed", "model", "train"})
-    fingerprint = checkpoint.fingerprint(same, tokens.digest, base["digest"])
-    folder = Path(settings.data, "state", fingerprint[:16])
-    state = State(folder, world, patience=10 if settings.machine.nodes == 1 else 120)
-    memory.check(initial_config(settings, tokens, args.base), settings, world)
-    model = initial_model(settings, tokens, args.base, world.compute)
-    model.activation_checkpointing = settings.machine.activation_checkpointing
-    padding = settings.machine.pad_vocabulary
-    tile = 64 if world.device.type == "cuda" else 1  # on a CPU it costs more than it gains
-    model.head.multiple = tile if padding == "auto" else padding
-    model = world.place(model)
-    optimizers = optim.build(model, settings.train)
-    progress, rows = Progress(), None
-    if state.step >= 0:
-        tensors = trained(model) | optim.state_tensors(model, optimizers)
-        progress, rows = state.resume(tensors)
 
-    def save(progress: Progress, rows: int = 0, tell: Callable[[], None] = lambda: None) -> None:
-        tensors = trained(model) | optim.state_tensors(model, optimizers)
-        state.save(tensors, progress, rows, tell)
+    def __init__(self, settings: Settings, tokens: Tokens, base: Base, world: World) -> None:
+        self.settings, self.tokens, self.base, self.world = settings, tokens, base, world
+        self.told = listen(alone=world.size == 1)
+        same = settings.model_dump(include={"seed", "model", "train"})
+        self.fingerprint = fingerprint(same, tokens.digest, base.digest)
+        folder = settings.path("state") / self.fingerprint[:16]
+        self.saves = Saves(folder, world, patience=10 if settings.machine.nodes == 1 else 120)
+        memory.check(initial_config(settings, tokens, settings.path("base")), settings, world)
+        model = initial_model(settings, tokens, settings.path("base"), world.compute)
+        model.activation_checkpointing = settings.machine.activation_checkpointing
+        self.model = world.place(model)
+        self.optimizers = optim.build(self.model, settings.train)
+        self.progress, self.rows = Progress(), None
+        if self.saves.step >= 0:
+            self.progress, self.rows = self.saves.resume(self.tensors())
 
-    def fitted(record: Record, save: Save) -> None:
-        splits = tokens.split("train"), tokens.split("val")
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a save keeps, as it is now."""
+        return trained(self.model) | optim.state_tensors(self.model, self.optimizers)
+
+    def run(
+        self,
+        record: Callable[[int, dict[str, float]], None],
+        rows: Callable[[], int],
+    ) -> None:
+        """Train to the last step.
+
+        Args:
+            record: takes the metrics of a step.
+            rows: writes the journal to the disk and returns its number of rows.
+        """
+
+        def save(progress: Progress) -> None:
+            # the journal first: a resume drops the rows that no save covers
+            self.saves.save(self.tensors(), progress, rows())
+
+        trainer = Trainer(
+            self.model,
+            self.optimizers,
+            (self.tokens.split("train"), self.tokens.split("val")),
+            self.settings,
+            self.world,
+            self.progress,
+            Hooks(record, save, self.told),
+        )
         try:
-            fit(model, optimizers, *splits, settings, world, progress, record, save, told)
-        except (Stopped, UserError):  # raised by all processes, and all of them write the save
-            state.wait()
+            trainer.fit()
+        except (Stopped, UserError):  # all processes raise it, and all of them write the save
+            self.saves.wait()
             raise
-        state.wait()
+        self.saves.wait()
 
-    if world.rank > 0:
-        fitted(lambda *_: None, save)
-        return
-
-    journal = Journal(folder / "journal.jsonl", rows)
-    facts = world.facts() | {
-        "parameters": model.parameter_count(),
-        "trained_parameters": sum(p.numel() for p in trained(model).values()),
-    }
-    _announce(settings, base, facts, state.step)
-    run = tracking.start(
-        folder,
-        settings.recipe,
-        fingerprint,
-        settings.model_dump(exclude={"code", "data", "machine"}),
-        facts | made_of(tokens, base),
-        {
-            "name": tokens.manifest["corpus"],
-            "digest": tokens.digest,
-            "source": tokens.manifest["corpus"],
-            **{name: split["tokens"] for name, split in tokens.manifest["splits"].items()},
-        },
-    )
-
-    def save_with_curves(progress: Progress) -> None:
-        rows = journal.save()  # before the state: a resume drops the rows that no state covers
-        save(progress, rows, lambda: run.sync(rows))
-
-    try:
-        fitted(journal.record, save_with_curves)
-        most = memory.peak(world.device)
-        journal.record(progress.step, {"peak_memory_gib": most / 2**30})
-        print(f"train: peak memory {most / 2**30:.2f} GiB", file=sys.stderr, flush=True)
-        run.sync(journal.save())  # the last score may have no save of its own
-        best = state.best(progress, list(trained(model)))
-        publish(args.model, settings, tokens, base, args.base, best, progress)
-        with whole_folder(args.curves) as curves:
-            write_curves(read(folder / "journal.jsonl"), curves)
-        figures = {"val_loss": progress.best_loss, "best_step": progress.best_step}
-        if base["base"]:
-            figures["base_val_loss"] = progress.first_loss
-        write_text(args.metrics, json.dumps(figures, indent=1) + "\n")
-        outbox.end(
-            run,
-            "FINISHED",
-            args.model,
+    def run_and_tell(self) -> None:
+        """The first process's part: train, write the journal, publish, and tell MLflow."""
+        journal = Journal(self.saves.folder / "journal.jsonl", self.rows)
+        parameters = self.model.parameter_count()
+        changing = sum(p.numel() for p in trained(self.model).values())
+        counts = {"parameters": parameters, "trained_parameters": changing}
+        self.announce(parameters, changing)
+        tracked = run.start(
+            self.saves.folder,
+            self.settings.recipe,
+            self.fingerprint,
+            self.settings.model_dump(exclude={"root", "params", "data", "machine"}),
+            self.world.facts() | counts | self.made_of(),
             {
-                "weights_sha256": weights_sha256(args.model),
-                "step": progress.best_step,
-                "metrics": {"val_loss": progress.best_loss},
-                "tags": made_of(tokens, base),
-                "sampling": settings.sample.model_dump(),
+                "name": self.tokens.manifest.corpus,
+                "digest": self.tokens.digest,
+                "source": self.tokens.manifest.corpus,
+                **{name: split.tokens for name, split in self.tokens.manifest.splits.items()},
             },
         )
-    except BaseException as error:
-        if not lost_peer(error):  # else it starts again at once
-            told_to = isinstance(error, (Stopped, KeyboardInterrupt))
-            outbox.end(run, "KILLED" if told_to else "FAILED")
-        raise
-    state.remove()
+        try:
+            self.run(journal.record, journal.save)
+            self.publish(journal)
+            progress, model = self.progress, self.settings.path("model")
+            registration = {
+                "weights_sha256": weights_sha256(model),
+                "step": progress.best_step,
+                "metrics": {"val_loss": progress.best_loss},
+                "tags": self.made_of(),
+                "sampling": self.settings.sample.model_dump(),
+            }
+            outbox.end(tracked, "FINISHED", model, registration)
+        except BaseException as error:
+            if not lost_peer(error):  # a lost peer is no end: the training starts again at once
+                told_to = isinstance(error, (Stopped, KeyboardInterrupt))
+                outbox.end(tracked, "KILLED" if told_to else "FAILED")
+            raise
+        self.saves.remove()
+
+    def publish(self, journal: Journal) -> None:
+        """Write what DVC takes: the model, the curves, the figures."""
+        settings, progress = self.settings, self.progress
+        most = memory.peak(self.world.device)
+        journal.record(progress.step, {"peak_memory_gib": most / 2**30})
+        print(f"train: peak memory {most / 2**30:.2f} GiB", file=sys.stderr, flush=True)
+        journal.save()  # the last score may have no save of its own
+        best = self.saves.best(progress, list(trained(self.model)))
+        publish(settings, self.tokens, self.base, best, progress)
+        with whole_folder(settings.path("curves")) as curves:
+            write_curves(read(self.saves.folder / "journal.jsonl"), curves)
+        figures = {"val_loss": progress.best_loss, "best_step": progress.best_step}
+        if self.base.name:
+            figures["base_val_loss"] = progress.first_loss
+        write_text(settings.path("train.json"), json.dumps(figures, indent=1) + "\n")
+
+    def made_of(self) -> dict[str, str | None]:
+        """What the model is made of, as tags of its run and its version."""
+        tags: dict[str, str | None] = {"tokens_sha256": self.tokens.digest}
+        if self.base.name:
+            known = self.base.model_dump(include={"source", "licence", "digest"})
+            lineage = {f"base_{key}": value for key, value in (known | self.base.lineage).items()}
+            tags |= {"base": self.base.name} | lineage
+        return tags
+
+    def announce(self, parameters: int, changing: int) -> None:
+        train, step = self.settings.train, self.saves.step
+        size = train.batch_size * self.settings.model.context
+        where = self.world.facts()
+        print(
+            f"train: {parameters:,} parameters"
+            + (f" of {self.base.name}" if self.base.name else "")
+            + (f", of which {changing:,} are trained" if changing != parameters else "")
+            + f", {train.steps:,} steps of {size:,} tokens"
+            + f", on {where['processes']} x {where['device']} in {where['dtype']}"
+            + (f"; going on from step {step:,}" if step >= 0 else ""),
+            file=sys.stderr,
+            flush=True,
+        )
 
 
-def made_of(tokens: Tokens, base: Mapping[str, Any]) -> dict[str, str]:
-    """What a model is made of, as tags of its run and its version."""
-    tags = {"tokens_sha256": tokens.digest}
-    if base["base"]:
-        tags |= {f"base_{key}": base[key] for key in ("source", "licence", "digest")}
-        tags |= {"base": base["base"]} | {f"base_{k}": v for k, v in base["lineage"].items()}
-    return tags
-
-
-def _announce(
-    settings: Settings, base: Mapping[str, Any], facts: Mapping[str, Any], step: int
-) -> None:
-    some = facts["trained_parameters"] != facts["parameters"]
-    print(
-        f"train: {facts['parameters']:,} parameters"
-        + (f" of {base['base']}" if base["base"] else "")
-        + (f", of which {facts['trained_parameters']:,} are trained" if some else "")
-        + f", {settings.train.steps:,} steps of"
-        f" {settings.train.batch_size * settings.model.context:,} tokens, on"
-        f" {facts['processes']} x {facts['device']} in {facts['dtype']}"
-        + (f"; going on from step {step:,}" if step >= 0 else ""),
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def _listen(alone: bool) -> Stop:
-    """Answers with the number of the signal, SIGTERM or SIGINT, that came, or 0.
+def listen(alone: bool) -> Callable[[], int]:
+    """A function that returns the number of the signal, SIGTERM or SIGINT, that came, or 0.
 
     A second Ctrl-C ends the process at once, if it is `alone`; else its launcher sees to that.
     """
@@ -208,7 +222,4 @@ def _listen(alone: bool) -> Stop:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("tokens", "base", "model", "curves", "metrics"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    stages.run(main, parser)
+    run_stage(load, main)

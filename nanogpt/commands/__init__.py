@@ -1,0 +1,158 @@
+"""What a person types: `nanogpt <command>`, which the make targets are shortcuts of.
+
+    nanogpt --help
+    python -m nanogpt.commands --help           # the same, of the current folder's own code
+
+The command of one checkout, typed in another, runs the other's code. Each command imports what it
+needs when it runs, so that `--help` answers at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nanogpt.common.command import one_line
+from nanogpt.common.errors import UserError
+from nanogpt.common.place import CODE, checkout
+
+SENT = "NANOGPT_SENT_TO"  # set while the command of one checkout runs another's code
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[str, typer.Argument(help="A model directory, or models:/<name>@<alias>.")]
+Recipe = Annotated[Path, typer.Option(help="The folder of a recipe.")]
+
+
+@app.callback()
+def everywhere() -> None:
+    """Train, sample and hand on small GPTs; what takes stages is run by `dvc repro`."""
+    if checkout() is None:
+        raise UserError(
+            f"this command belongs to the checkout {CODE}, and {Path.cwd()} is in none; change into"
+            " a checkout"
+        )
+
+
+@app.command()
+def sample(
+    prompt: Annotated[str | None, typer.Option(help="What to go on from.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A directory or models:/<name>@<alias>; else the recipe's.")
+    ] = None,
+    recipe: Recipe = Path(),
+    samples: Annotated[int | None, typer.Option(help="How many texts.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="New tokens of each.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0: the likeliest token.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep this share of probability.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Another seed, other texts.")] = None,
+) -> None:
+    """Have a model go on from a prompt.
+
+    What is not given stands in the recipe's params.yaml.
+    """
+    from nanogpt.commands.sample import play
+
+    options: dict[str, Any] = {
+        "samples": samples,
+        "tokens": tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    play(recipe, model, prompt, given)
+
+
+@app.command()
+def export(
+    model: Model,
+    format: Annotated[str, typer.Option(help="hf, gguf, or peft: the adapters alone.")] = "hf",
+    dtype: Annotated[
+        str | None, typer.Option(help="hf: F32, F16, BF16; gguf: F16, F32, Q8_0.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder; exports/<name>/<format> at the root if left out.")
+    ] = None,
+) -> None:
+    """Write a model as a Hugging Face repository, GGUF or adapters."""
+    from nanogpt.commands.export import write
+
+    print(write(model, format, dtype, out))
+
+
+@app.command()
+def push(
+    model: Model,
+    repo: Annotated[str, typer.Option(help="user/name")],
+    public: Annotated[bool, typer.Option("--public", help="A new one is for everyone.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
+) -> None:
+    """Upload a model to the Hugging Face hub."""
+    from nanogpt.commands.export import open_model
+    from nanogpt.commands.push import upload
+
+    with open_model(model) as (_, folder):
+        upload(folder, repo, public, dry_run)
+
+
+@app.command()
+def report(recipe: Recipe = Path()) -> None:
+    """Show what came out of a recipe's last run."""
+    from nanogpt.commands.report import show
+
+    show(recipe)
+
+
+@app.command()
+def sync() -> None:
+    """Send MLflow what waits because its server did not answer."""
+    from nanogpt.tracking.outbox import send_all
+
+    sys.exit(send_all())
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Of the page, on this machine alone.")] = 5000,
+) -> None:
+    """Show the runs and the registry: MLflow's own page."""
+    from nanogpt.common.place import root
+    from nanogpt.tracking import location
+    from nanogpt.tracking.run import connect
+
+    if server := location.server():
+        print(f"MLFLOW_TRACKING_URI names a server, whose page is at {server}")
+        return
+    connect()  # a moved repository finds its artifacts
+    os.chdir(root())
+    options = ["--backend-store-uri", location.tracking_uri(), "--port", str(port)]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *options])
+
+
+def main() -> None:
+    """The command `nanogpt`."""
+    here = checkout()
+    if here and not here.samefile(CODE):
+        if os.environ.get(SENT) == str(here):
+            sys.exit(
+                f"nanogpt: cannot run the code of {here} from here: that of {CODE} is in its way"
+            )
+        paths = os.environ.get("PYTHONPATH")
+        environment = os.environ | {SENT: str(here)}
+        environment["PYTHONPATH"] = os.pathsep.join([str(here), *([paths] if paths else [])])
+        command = [sys.executable, "-m", "nanogpt.commands", *sys.argv[1:]]
+        os.execve(sys.executable, command, environment)
+    name = next((word for word in sys.argv[1:] if not word.startswith("-")), "nanogpt")
+    with one_line(name):
+        app(prog_name="nanogpt")

@@ -1,0 +1,52 @@
+"""Have a model go on from a prompt: to play, nothing is kept."""
+
+from collections.abc import Mapping
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from nanogpt.commands.export import open_model
+from nanogpt.common.errors import UserError
+from nanogpt.formats.weights import load_model
+from nanogpt.generation import generate
+from nanogpt.machine.distributed import pick_device
+from nanogpt.settings import Sample, load
+from nanogpt.text import tokenizer
+
+
+def play(recipe: Path, model: str | None, prompt: str | None, given: Mapping[str, Any]) -> None:
+    """Print samples.
+
+    Args:
+        recipe: its folder; says what is not given here.
+        model: a directory or `models:/...`; None: the recipe's.
+        given: keys of the section `sample`.
+
+    Raises:
+        UserError: no such recipe or model, or a value that cannot be.
+    """
+    settings = load(recipe / "params.yaml")
+    place = recipe / settings.root
+    values = settings.sample.model_dump() | dict(given)
+    try:
+        wanted = Sample.model_validate(values)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        option = str(detail["loc"][0]).replace("_", "-")
+        said = detail["msg"].replace("Input should", "should", 1)
+        raise UserError(f"--{option}: {detail['input']!r}: {said}") from None
+    with chdir(place):  # from where the recipe names its files
+        text = wanted.read_prompt() if prompt is None else prompt
+    with open_model(model or str(place / settings.path("model"))) as (_, folder):
+        device = torch.device(pick_device(settings.machine))
+        texts = generate(
+            load_model(folder, device),
+            tokenizer.load(folder),
+            text,
+            **wanted.model_dump(exclude={"prompt", "prompt_file"}),
+        )
+    for number, text in enumerate(texts, start=1):
+        print(f"--- Sample {number} ---\n{text}\n")

@@ -1,0 +1,1 @@
+"""Decides nothing: commands, files, manifests, progress, errors, and where the repository is."""

@@ -1,0 +1,77 @@
+"""A command from its start to its exit code: one line for what went wrong, and no traceback."""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from nanogpt.common.errors import Stopped, UserError
+from nanogpt.common.files import write_text
+from nanogpt.common.place import check_code
+
+# torch warns of its own insides, such as an address that has no name; read when it is imported
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+class _Settings(Protocol):
+    @property
+    def data(self) -> str: ...
+
+
+S = TypeVar("S", bound=_Settings)
+
+
+def run_stage(load: Callable[[str], S], main: Callable[[S], None]) -> None:
+    """Run a stage as `dvc.yaml` says: `python -m nanogpt.stages.<name> <params.yaml>`.
+
+    How long it took is kept beside the recipe's artifacts.
+    """
+    stage = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(prog=f"python -m nanogpt.stages.{stage}")
+    parser.add_argument("params", help="params.yaml of a recipe, seen from the repository's root")
+    path = parser.parse_args().params
+    started = time.perf_counter()
+    with one_line(stage):
+        check_code()
+        settings = load(path)
+        main(settings)
+    if int(os.environ.get("RANK", "0")) == 0:
+        _record_time(Path(settings.data), stage, time.perf_counter() - started)
+
+
+@contextmanager
+def one_line(command: str) -> Iterator[None]:
+    """Leave a command with one line for what went wrong.
+
+    Exit codes: 2 the user can mend it (settings, input, network); 1 the machine must be (a full
+    disk); 130 Ctrl-C, 143 SIGTERM.
+    """
+    try:
+        yield
+    except UserError as error:
+        message, code = str(error), 2
+    except OSError as error:
+        message, code = f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1
+    except Stopped as stopped:
+        message, code = f"{stopped}; run the same command to go on", 128 + stopped.signal
+    except KeyboardInterrupt:
+        message, code = "stopped; run the same command to go on", 130
+    else:
+        return
+    # one process prints it, not all processes of a training
+    if code == 1 or int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        print(f"{command}: {message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _record_time(folder: Path, stage: str, seconds: float) -> None:
+    """Keep each stage's last duration out of DVC: times differ every run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "seconds.json"
+    times = json.loads(path.read_text()) if path.exists() else {}
+    write_text(path, json.dumps(times | {stage: round(seconds, 2)}, indent=1))

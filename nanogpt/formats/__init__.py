@@ -1,0 +1,1 @@
+"""A model on disk: Hugging Face's form, GGUF, and the base that `download` brought."""

@@ -1,0 +1,1 @@
+"""How this machine runs a training: devices, processes, other machines."""

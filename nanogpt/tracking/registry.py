@@ -1,0 +1,281 @@
+"""Models in MLflow's registry, known by the SHA-256 of their weights: candidate, champion, why.
+
+    register(client, run_id, recipe, model, weights_sha256=..., ...)    # train
+    record_evaluation(client, weights_sha256, metrics, text_sha256)     # eval
+    record_text(client, weights_sha256, name, text)                     # sample
+    summary(weights_sha256)
+
+The first three are called by `outbox`, which keeps what MLflow does not take. Each may be called
+again with the same values, after a kill in its middle or at its end, and changes nothing more.
+"""
+
+import importlib.metadata
+import json
+import logging
+import statistics
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanogpt.tracking.run import connect, explain
+
+if TYPE_CHECKING:
+    from nanogpt.tracking.run import MlflowClient
+
+log = logging.getLogger(__name__)
+
+SCORE = "eval_bits_per_byte"  # does not depend on the tokenizer; lower is better
+TEXT = "eval_text_sha256"  # the held-out text that the score is of
+HISTORY = "champion_history"  # tag of the registered model: its last moves, newest first
+HISTORY_LENGTH = 20  # some databases take no more than 5,000 characters in a tag
+REQUIREMENTS = (  # to serve
+    "gguf",
+    "mlflow",
+    "numpy",
+    "pydantic",
+    "ruamel.yaml",
+    "safetensors",
+    "tiktoken",
+    "tokenizers",
+    "torch",
+)
+SAMPLING = {
+    "temperature": "double",
+    "top_k": "long",
+    "top_p": "double",
+    "tokens": "long",
+    "seed": "long",
+}
+
+
+class UnknownWeights(LookupError):
+    """MLflow answers, and has no run that made these weights."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a version after its evaluation; `reason` is a sentence to print."""
+
+    reason: str
+    promoted: bool = False
+    name: str | None = None
+    version: str | None = None
+
+
+def register(
+    client: "MlflowClient",
+    run_id: str,
+    recipe: str,
+    model: Path,
+    *,
+    weights_sha256: str,
+    step: int,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, Any],
+    sampling: Mapping[str, Any],
+) -> str:
+    """Register a model directory as the `candidate` of `nanogpt-<recipe>`.
+
+    Registering the same weights of the same run again gives the version that is there.
+
+    Args:
+        step: of the training, that the weights are of.
+        metrics: such as the validation loss; recorded as tags of the version, as `tags` are.
+        sampling: what `predict` does when it is not told; section `sample` of the settings.
+
+    Returns:
+        The version.
+
+    Raises:
+        Exception: MLflow does not answer.
+    """
+    name = f"nanogpt-{recipe}"
+    facts = {key: str(value) for key, value in {**metrics, **tags}.items()}
+    facts["weights_sha256"] = weights_sha256
+    client.set_tag(run_id, "weights_sha256", weights_sha256)
+    version = _find(client, run_id, weights_sha256)
+    if version is None:
+        model_id = _log_model(client, run_id, name, model, step, facts, sampling)
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        version = client.create_model_version(
+            name, f"models:/{model_id}", run_id, facts, model_id=model_id
+        )
+    client.set_registered_model_alias(name, "candidate", version.version)
+    return str(version.version)
+
+
+def record_evaluation(
+    client: "MlflowClient", weights_sha256: str, metrics: Mapping[str, float], text_sha256: str
+) -> Outcome:
+    """Record the scores of these weights; they become `champion` if they beat the one there is.
+
+    Args:
+        metrics: with `eval_bits_per_byte`, by which champions are chosen.
+        text_sha256: of the text that was scored; only scores of the same text are compared.
+
+    Raises:
+        UnknownWeights: no run made them.
+        Exception: MLflow does not answer.
+    """
+    run = _run(client, weights_sha256)
+    run_id = run.info.run_id
+    version = _find(client, run_id, weights_sha256)
+    model_id = version and version.source.removeprefix("models:/")  # as `register` made it
+    for key, value in metrics.items():
+        if run.data.metrics.get(key) != value:
+            client.log_metric(run_id, key, value, model_id=model_id)
+    if version is None:
+        return Outcome("the weights are not registered, so there is nothing to promote")
+    for key, score in {**metrics, TEXT: text_sha256}.items():
+        client.set_model_version_tag(version.name, version.version, key, str(score))
+    outcome = _gate(client, version, metrics[SCORE], text_sha256)
+    client.set_tag(run_id, "decision", outcome.reason)
+    return outcome
+
+
+def record_text(client: "MlflowClient", weights_sha256: str, name: str, text: str) -> None:
+    """Keep a text with the run that made these weights, as the artifact `name`.
+
+    Raises:
+        UnknownWeights: no run made them.
+        Exception: MLflow does not answer.
+    """
+    client.log_text(_run(client, weights_sha256).info.run_id, text, name)
+
+
+def summary(weights_sha256: str) -> dict[str, Any]:
+    """What MLflow knows of these weights; empty if it does not answer.
+
+    Keys: `run_id`, `run` (its name), `tokens_per_second` (median), and for a registered model
+    `name`, `version` and `aliases`.
+    """
+    try:
+        client = connect()
+        run = _run(client, weights_sha256)
+        known: dict[str, Any] = {"run_id": run.info.run_id, "run": run.info.run_name}
+        if speeds := client.get_metric_history(run.info.run_id, "tokens_per_second"):
+            known["tokens_per_second"] = statistics.median(point.value for point in speeds)
+        if found := _find(client, run.info.run_id, weights_sha256):
+            version = client.get_model_version(found.name, found.version)  # a search has no aliases
+            known |= {"name": found.name, "version": str(found.version), "aliases": version.aliases}
+        return known
+    except Exception as error:
+        log.warning("MLflow does not say what it knows: %s", explain(error))
+        return {}
+
+
+def decide(
+    score: float, text_sha256: str, holder: str, champion: Mapping[str, str]
+) -> tuple[bool, str]:
+    """Shall a version with this score on this text replace the champion? Yes or no, and why.
+
+    Args:
+        score: bits per byte.
+        holder: the champion's version.
+        champion: its tags.
+    """
+    if champion.get(TEXT) != text_sha256:
+        return False, (
+            f"version {holder} stays champion: it was not scored on this text,"
+            " so the two cannot be compared"
+        )
+    best = float(champion[SCORE])
+    if score < best:
+        return True, f"{score:.4f} bits per byte beat the {best:.4f} of version {holder}"
+    return False, f"version {holder} stays champion: {best:.4f} bits per byte, this one {score:.4f}"
+
+
+def _log_model(
+    client: "MlflowClient",
+    run_id: str,
+    name: str,
+    folder: Path,
+    step: int,
+    tags: Mapping[str, str],
+    sampling: Mapping[str, Any],
+) -> str:
+    """Upload a model directory once, with the code that loads it and without any pickle.
+
+    Returns:
+        The model's id.
+    """
+    import mlflow.pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    run = client.get_run(run_id)
+    experiment_id = run.info.experiment_id
+    for model in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
+        if model.tags.get("weights_sha256") == tags["weights_sha256"]:
+            if model.status == "READY":
+                return str(model.model_id)
+            client.delete_logged_model(model.model_id)  # its upload was cut off
+    model = client.create_logged_model(experiment_id, name, run_id, dict(tags), run.data.params)
+
+    off = {"top_k": 0, "top_p": 1.0}  # MLflow knows no null
+    values = {key: off.get(key) if sampling[key] is None else sampling[key] for key in SAMPLING}
+    text = Schema([ColSpec("string")])
+    schema = ParamSchema([ParamSpec(key, kind, values[key]) for key, kind in SAMPLING.items()])
+    with warnings.catch_warnings():
+        # with an example mlflow would load the model and generate, to see whether it can
+        warnings.filterwarnings("ignore", ".*An input example was not provided")
+        Model.log(
+            None,
+            mlflow.pyfunc,
+            model_id=model.model_id,
+            run_id=run_id,
+            step=step,
+            loader_module="nanogpt.serving.pyfunc",
+            data_path=str(folder),
+            code_paths=[str(Path(__file__).parents[1])],
+            signature=ModelSignature(text, text, schema),
+            # given, so that mlflow does not load the model in another process to find them out
+            pip_requirements=[f"{lib}=={importlib.metadata.version(lib)}" for lib in REQUIREMENTS],
+        )
+    return str(model.model_id)
+
+
+def _gate(client: "MlflowClient", version: Any, score: float, text_sha256: str) -> Outcome:
+    """Move the alias `champion` to `version` if it beats the version that has it."""
+    name, number = version.name, str(version.version)
+    model = client.get_registered_model(name)
+    holder = str(model.aliases.get("champion", ""))
+    if not holder:
+        promoted, reason = True, f"the first champion: {score:.4f} bits per byte"
+    elif holder == number:
+        promoted, reason = False, f"the champion already: {score:.4f} bits per byte"
+    else:
+        champion = client.get_model_version(name, holder)
+        promoted, reason = decide(score, text_sha256, holder, champion.tags)
+    client.set_model_version_tag(name, number, "decision", reason)
+    if promoted:
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        move = {"version": number, "replaced": holder, "at": at, "reason": reason}
+        history = [move, *json.loads(model.tags.get(HISTORY, "[]"))][:HISTORY_LENGTH]
+        # the record first: a move that nobody can explain is worse than one told twice
+        client.set_registered_model_tag(name, HISTORY, json.dumps(history))
+        client.set_model_version_tag(name, number, "promoted_at", at)
+        client.set_model_version_tag(name, number, "replaced", holder)
+        client.set_registered_model_alias(name, "champion", number)
+    return Outcome(reason, promoted, name, number)
+
+
+def _run(client: "MlflowClient", weights_sha256: str) -> Any:
+    """The newest run that made these weights."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    weights = f"tags.weights_sha256 = '{weights_sha256}'"
+    runs = client.search_runs(experiments, weights, order_by=["start_time DESC"], max_results=1)
+    if not runs:
+        raise UnknownWeights(f"no run made the weights {weights_sha256[:12]}")
+    return runs[0]
+
+
+def _find(client: "MlflowClient", run_id: str, weights_sha256: str) -> Any:
+    """The newest version that a run registered of these weights, or None."""
+    versions = client.search_model_versions(f"run_id = '{run_id}'")
+    same = [v for v in versions if v.tags.get("weights_sha256") == weights_sha256]
+    return max(same, key=lambda version: int(version.version), default=None)

@@ -1,0 +1,289 @@
+"""A training's run in MLflow.
+
+    run = start(folder, "shakespeare", fingerprint, params, tags, dataset)   # rank 0 alone
+    outbox.end(run, "FINISHED", ...)     # the rest, the status, the model
+
+In between it follows the training by itself: MLflow is sent those rows of the journal that the
+newest save covers, for it cannot take a metric back that a resumed training would not repeat.
+
+Tracking never stops or slows what it tracks. A server that does not answer costs one warning;
+metrics wait in the training's journal and go out with a later save, or from the outbox.
+"""
+
+import json
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanogpt.common.errors import UserError
+from nanogpt.common.files import remove_folder, write_text
+from nanogpt.tracking import lineage, location
+from nanogpt.training import checkpoint, journal
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient as MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+log = logging.getLogger(__name__)
+
+BATCH = 1000  # metrics in one request, MLflow's limit
+SYSTEM_METRICS_SECONDS = 5
+LOOK_SECONDS = 0.2  # between two looks for a new save
+
+
+def start(
+    folder: Path,
+    recipe: str,
+    fingerprint: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+) -> "Run":
+    """Start the run of the training whose state is in `folder`, or go on with the one it has.
+
+    Returns at once: all that takes time happens in a thread, from the first save on, which sends
+    what the training before a kill did not, too. The journal must have been opened, and with that
+    cut, before.
+
+    Args:
+        folder: holds `journal.jsonl`; gets `run.json`.
+        recipe: names the experiment.
+        fingerprint: of the training; its beginning is in the run's name.
+        params: settings, nested as in params.yaml.
+        tags: what else is known of the training; may differ when it is resumed.
+        dataset: `name`, `digest` and `source`; all other keys go into its profile.
+    """
+    path = folder / "run.json"
+    known = json.loads(path.read_text()) if path.exists() else {"training": uuid.uuid4().hex}
+    own = {"fingerprint": fingerprint, "training": known["training"]} | lineage.describe()
+    about = {"started": time.time_ns() // 1_000_000} | known
+    about |= {
+        "recipe": recipe,
+        "name": f"{recipe}-{fingerprint[:8]}",
+        "params": dict(_flatten(params)),
+        "tags": {key: str(value) for key, value in tags.items()} | own,
+        "dataset": dict(dataset),
+    }
+    write_text(path, json.dumps(about, indent=1))
+    return Run(folder)
+
+
+class Training:
+    """One training as MLflow knows it; all about it is in `run.json` and `journal.jsonl`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.about: dict[str, Any] = json.loads((folder / "run.json").read_text())
+
+    def open(self, client: "MlflowClient") -> str:
+        """The run's id: it is found by its training's tag, or created."""
+        about = self.about
+        experiment_id = _experiment(client, about["recipe"])
+        found = client.search_runs([experiment_id], f"tags.training = '{about['training']}'")
+        new = experiment_id, about["started"], about["tags"], about["name"]
+        run = found[0] if found else client.create_run(*new)
+        run_id = str(run.info.run_id)
+        if about.get("run_id") != run_id:
+            self.keep(run_id=run_id, sent_rows=0)
+        _log_facts(client, run, about["params"], about["tags"], about["dataset"])
+        return run_id
+
+    def send(self, client: "MlflowClient", run_id: str, rows: int) -> None:
+        """Send those of the journal's first `rows` rows that have not been sent."""
+        from mlflow.entities import Metric
+
+        sent = self.about["sent_rows"]
+        for batch in _batches(
+            journal.read(self.folder / "journal.jsonl", sent)[: max(0, rows - sent)]
+        ):
+            metrics = [
+                Metric(key, value, row.time, row.step)
+                for row in batch
+                for key, value in row.metrics.items()
+            ]
+            client.log_batch(run_id, metrics)
+            self.keep(sent_rows=self.about["sent_rows"] + len(batch))
+
+    def end(self, client: "MlflowClient", run_id: str) -> None:
+        """Send what `about` says of its end."""
+        self.send(client, run_id, self.about["durable"])
+        client.set_terminated(run_id, self.about["status"], self.about["ended"])
+
+    def keep(self, **values: Any) -> None:
+        """Add to `about`, on disk as well."""
+        self.about |= values
+        write_text(self.folder / "run.json", json.dumps(self.about, indent=1))
+
+
+class Run:
+    """The run of a training that is under way, made by `start`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._training = Training(folder)
+        self.name = str(self._training.about["name"])
+        self.training = str(self._training.about["training"])  # its id
+        self.seen = checkpoint.latest(folder)  # the step of the newest save that it has looked at
+        self._down = False  # MLflow did not answer when last asked
+        self._stopping = threading.Event()
+        # what waits there of this training is in its journal too, and goes out from here
+        remove_folder(location.outbox() / f"training-{self.training}")
+        # daemon: a server that hangs must not keep a finished training from ending
+        self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float) -> bool:
+        """Send no more, and wait for what is being sent: `timeout` seconds, or 2 if MLflow is down.
+
+        Returns:
+            Whether MLflow answers, as far as is known.
+        """
+        self._stopping.set()
+        self._thread.join(2 if self._down else timeout)
+        return not self._down and not self._thread.is_alive()
+
+    def _follow(self) -> None:
+        """Send what each save covers, from the first on.
+
+        Not before: importing mlflow would hold up the way to the first step.
+        """
+        connection: _Connection | None = None
+        while not self._stopping.wait(LOOK_SECONDS):
+            newest = checkpoint.latest(self.folder)
+            if newest == self.seen:
+                continue
+            self.seen = newest
+            try:
+                rows = checkpoint.covered(self.folder)
+                connection = connection or _Connection(self._training)
+                self._training.send(connection.client, connection.run_id, rows)
+                self._down = False
+            except UserError:
+                continue  # it was replaced while it was read: the next one covers more
+            except Exception as error:
+                if not self._down:
+                    log.warning("metrics wait in %s: %s", self.folder, explain(error))
+                self._down = True
+                if connection:  # its system metrics end with the first request that fails
+                    connection.close()
+                    connection = None
+        if connection:
+            connection.close()
+
+
+class _Connection:
+    """A client, the run that it writes to, and the machine's load on the way there."""
+
+    def __init__(self, training: Training) -> None:
+        self.client = connect()
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        # what it has to say is in our own warning
+        logging.getLogger(SystemMetricsMonitor.__module__).setLevel(logging.CRITICAL)
+        _end_dead_runs(self.client, training.about["tags"])
+        self.run_id = training.open(self.client)
+        self.client.update_run(self.run_id, "RUNNING")
+        monitor: Any = SystemMetricsMonitor
+        self._monitor = monitor(self.run_id, SYSTEM_METRICS_SECONDS, resume_logging=True)
+        self._monitor.start()
+
+    def close(self) -> None:
+        self._monitor.finish()
+
+
+def connect() -> "MlflowClient":
+    """A client of the tracking server, or of the database at the root.
+
+    Raises:
+        Exception: it does not answer, or not as it should.
+    """
+    for key, value in location.ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    uri = location.tracking_uri()
+    os.environ["MLFLOW_TRACKING_URI"] = uri  # parts of mlflow read it, whatever a client is told
+    from mlflow import MlflowClient
+
+    with location.prepared(uri):
+        client = MlflowClient()
+    client.search_experiments(max_results=1)  # a client alone asks nothing
+    return client
+
+
+def _experiment(client: "MlflowClient", recipe: str) -> str:
+    found = client.get_experiment_by_name(recipe)
+    if found is None:
+        place = location.artifact_location(location.tracking_uri(), recipe)
+        return client.create_experiment(recipe, place)
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return found.experiment_id
+
+
+def _end_dead_runs(client: "MlflowClient", ours: Mapping[str, str]) -> None:
+    """Trainings of this machine whose process was killed cannot say so themselves."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    query = f"attributes.status = 'RUNNING' AND tags.host = '{ours['host']}'"
+    for run in client.search_runs(experiments, f"{query} AND tags.training LIKE '%'"):
+        tags, run_id = run.data.tags, run.info.run_id
+        alive = lineage.is_alive(int(tags["pid"]), float(tags["process_started"]))
+        if not alive and tags["training"] != ours["training"]:
+            points = client.get_metric_history(run_id, "train_loss")
+            end = max((point.timestamp for point in points), default=run.info.start_time)
+            client.set_terminated(run_id, "KILLED", end)
+
+
+def _log_facts(
+    client: "MlflowClient",
+    run: "MlflowRun",
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+    dataset: Mapping[str, Any],
+) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+
+    run_id = run.info.run_id
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    # MLflow refuses to change a parameter; a resumed training has the values it was started with
+    new = [Param(key, value) for key, value in params.items() if key not in run.data.params]
+    for first in range(0, len(new), 100):  # MLflow's limit
+        client.log_batch(run_id, params=new[first : first + 100])
+    data = dict(dataset)
+    entity = Dataset(
+        name=data.pop("name"),
+        digest=data.pop("digest")[:36],  # MLflow's limit
+        source_type="corpus",
+        source=json.dumps({"uri": data.pop("source")}),
+        profile=json.dumps(data),
+    )
+    client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+
+
+def _batches(rows: Iterable[journal.Row]) -> Iterator[list[journal.Row]]:
+    batch: list[journal.Row] = []
+    size = 0
+    for row in rows:
+        if size + len(row.metrics) > BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += len(row.metrics)
+    if batch:
+        yield batch
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, str(value)
+
+
+def explain(error: Exception) -> str:
+    """An error in one short line: MLflow's can have a page."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

@@ -1,0 +1,116 @@
+"""The best weights of a training → a model directory: a Hugging Face repository with its card."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nanogpt.common.files import whole_folder
+from nanogpt.formats.base import Base
+from nanogpt.formats.weights import save_model
+from nanogpt.model import GPT
+from nanogpt.settings import Settings
+from nanogpt.text.tokens import Tokens
+from nanogpt.trainer import Progress
+from nanogpt.training import lora
+from nanogpt.training.start import initial_model
+
+
+def publish(
+    settings: Settings,
+    tokens: Tokens,
+    base: Base,
+    best: Mapping[str, Tensor],
+    progress: Progress,
+) -> None:
+    """Write the recipe's `model/`, whole or not at all: weights, tokenizer and card.
+
+    Adapters are folded into the weights, and kept in `adapter/` as `peft` reads them.
+
+    Args:
+        base: manifest of the base model.
+        best: the parameters that were trained, by our names.
+    """
+    model = initial_model(settings, tokens, settings.path("base"))
+    with torch.no_grad():
+        for name, tensor in best.items():
+            model.get_parameter(name).copy_(tensor)
+    with whole_folder(settings.path("model")) as folder:
+        if settings.train.lora:
+            (folder / "adapter").mkdir()
+            lora.write_adapter(
+                folder / "adapter", model.config, settings.train.lora, best, str(base.name)
+            )
+            lora.merge(model)
+        save_model(folder, model.config, dict(model.named_parameters()))
+        for path in tokens.tokenizer_files():
+            shutil.copyfile(path, folder / path.name)
+        _write_card(folder, settings, tokens, base, model, progress)
+
+
+def _write_card(
+    folder: Path,
+    settings: Settings,
+    tokens: Tokens,
+    base: Base,
+    model: GPT,
+    progress: Progress,
+) -> None:
+    """Write a model directory's `README.md`; no times, no ids: same training, same bytes."""
+    made_of = settings.model_dump(include={"seed", "model", "train"})  # what `train` depends on
+    data, step_tokens = tokens.manifest, settings.train.batch_size * settings.model.context
+    head: dict[str, str | None] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+    }
+    rows = lineage = ""
+    if base.name:
+        # the hub accepts only its own names of licences
+        known = {"MIT": "mit", "Apache-2.0": "apache-2.0"}
+        head |= {"base_model": base.hub_id, "license": known.get(base.licence or "")}
+        rows = f"| the same of the base, before | {progress.first_loss:.4f} nats a token |\n"
+        rows += f"| base | `{base.name}`, from {base.source} ({base.licence}) |\n"
+        lineage = f"| base `{base.name}` | `{base.digest}` |\n"
+    if hub := re.match("hf:([^:@]+)", data.corpus):
+        head |= {"datasets": hub[1]}
+    about = "".join(f"{key}: {value}\n" for key, value in head.items() if value)
+    (folder / "README.md").write_text(f"""---
+{about}---
+# {settings.recipe}
+
+A `{model.config.architecture}` language model of {model.parameter_count():,} parameters, trained on
+`{data.corpus}`.
+
+| | |
+|---|---|
+| validation loss | {progress.best_loss:.4f} nats a token, at step {progress.best_step:,} |
+{rows}| steps | {settings.train.steps:,} of {step_tokens:,} tokens |
+| training tokens | {data.splits["train"].tokens:,} |
+| vocabulary | {data.vocab_size:,} ({data.tokenizer}) |
+| context | {model.config.context:,} tokens, trained in windows of {settings.model.context:,} |
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```
+
+## Lineage
+
+| made from | SHA-256 |
+|---|---|
+{lineage}| corpus | `{data.corpus_digest}` |
+| tokens | `{tokens.digest}` |
+| tokenizer | `{data.tokenizer_sha256}` |
+
+These settings:
+
+```json
+{json.dumps(made_of, indent=1)}
+```
+""")

@@ -1,0 +1,203 @@
+"""The flow runs a recipe's stages through DVC: order, states, logs, retries, locks, cancelling."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, LogFilter
+from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.settings import get_current_settings
+from prefect.testing.utilities import prefect_test_harness
+
+from pipelines.flows import STARTUP, pipeline
+from pipelines.graph import RecipeError
+from tests.kit.toy import SLOW, WRITE, eventually, make_toy
+
+
+@pytest.fixture(scope="module", autouse=True)
+def server() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=STARTUP):
+        yield
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_toy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_flow() -> FlowRun:
+    """Run the recipe of the current folder; the run as Prefect's server knows it."""
+    state = pipeline(return_state=True)
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(state.state_details.flow_run_id)
+
+
+def tasks_of(run: FlowRun, count: int = 2) -> list[TaskRun]:
+    """All `count` task runs in the order of their start, once the server has heard of them."""
+
+    def look() -> list[TaskRun]:
+        with get_client(sync_client=True) as client:
+            tasks = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [run.id]}))
+        over = [task for task in tasks if task.state and task.state.is_final()]
+        return sorted(over, key=lambda task: task.start_time) if len(over) == count else []
+
+    return eventually(look, f"{count} finished tasks")
+
+
+def log_of(run: FlowRun, until: str) -> list[str]:
+    """Lines of the run's log once one of them is `until`: they reach the server in batches."""
+    chosen = LogFilter(flow_run_id={"any_": [run.id]})
+
+    def look() -> list[str]:
+        with get_client(sync_client=True) as client:
+            lines = [log.message for log in client.read_logs(chosen)]
+        return lines if until in lines else []
+
+    return eventually(look, f"{until!r} in the log")
+
+
+def test_one_task_a_stage_in_order_then_cached(toy: Path) -> None:
+    done = run_flow()
+    assert done.state_name == "Completed"
+    assert [(task.name, task.state_name) for task in tasks_of(done)] == [
+        ("first", "Completed"),
+        ("second", "Completed"),
+    ]
+    assert Path("second.txt").read_text() == "second"
+
+    Path("params.yaml").write_text("word: not to be\n")
+    assert [task.state_name for task in tasks_of(run_flow())] == ["Cached", "Completed"]
+
+    # restored from DVC's run cache: nothing ran either
+    Path("second.txt").unlink()
+    assert [task.state_name for task in tasks_of(run_flow())] == ["Cached", "Cached"]
+    assert Path("second.txt").read_text() == "second"
+
+
+def test_output_streams_into_the_log_without_overwritten_lines(toy: Path) -> None:
+    Path("first.py").write_text(
+        WRITE.format("first")
+        + "import sys\n"
+        + "assert not sys.stdin.read() and not sys.stderr.isatty()\n"
+        + "for i in range(500): print(i, end='\\r')\n"
+        + "print('100 %|#####|')\n"
+        + "print('déjà vu', file=sys.stderr)\n"
+        + "sys.stdout.buffer.write(b'not \\xff UTF-8\\n')\n"
+    )
+    lines = log_of(run_flow(), until="déjà vu")
+    assert "$ dvc repro --single-item dvc.yaml:first" in lines
+    assert "100 %|#####|" in lines
+    assert "not \N{REPLACEMENT CHARACTER} UTF-8" in lines
+    assert "499" not in lines
+
+
+def test_a_failure_says_what_the_stage_and_dvc_said(toy: Path) -> None:
+    Path("second.py").write_text("import sys; sys.exit('second: nothing to read')")
+    failed = run_flow()
+    assert failed.state_name == "Failed"
+    first, second = tasks_of(failed)
+    assert first.state_name == "Completed"
+    assert second.state_name == "Failed"
+    assert "second: nothing to read" in second.state.message
+    assert "failed to reproduce 'second'" in second.state.message
+
+
+def test_retries_are_those_of_dvc_yaml(toy: Path) -> None:
+    Path("first.py").write_text(
+        WRITE.format("first")
+        + "count = Path('count'); tries = len(count.read_text()) if count.exists() else 0\n"
+        + "count.write_text('x' * (tries + 1))\n"
+        + "assert tries == 2, 'no network'\n"
+    )
+    done = run_flow()
+    assert done.state_name == "Completed"
+    assert [task.run_count for task in tasks_of(done)] == [3, 1]
+    assert tasks_of(done)[0].empirical_policy.retry_delay == [0.1, 0.2]
+
+
+def test_a_wrong_input_is_not_tried_again(toy: Path) -> None:
+    Path("first.py").write_text("import sys; open('count', 'a').write('x'); sys.exit(2)")
+    assert run_flow().state_name == "Failed"
+    assert Path("count").read_text() == "x"
+
+
+def test_waits_for_another_dvc_command(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.flows.BUSY_DELAY", 0.2)
+    Path("first.py").write_text(
+        WRITE.format("first") + "open('started', 'w'); import time; time.sleep(3)"
+    )
+    with subprocess.Popen([sys.executable, "-m", "dvc", "repro", "--quiet"]) as other:
+        eventually(Path("started").exists, "the other command is at work")
+        done = run_flow()
+        assert other.wait() == 0
+    assert done.state_name == "Completed"
+    assert tasks_of(done)[0].state_name == "Cached"
+    assert tasks_of(done)[0].run_count == 1
+    lines = log_of(done, until="another DVC command is at work on this: waiting for its end")
+    assert sum("is busy" in line for line in lines) == 1
+
+
+def test_a_wrong_recipe_fails_with_one_message(toy: Path) -> None:
+    with pytest.raises(RecipeError, match="not the folder of a recipe"):
+        pipeline("nowhere")
+    command = subprocess.run(
+        [sys.executable, "-m", "pipelines.flows", "nowhere"], capture_output=True, text=True
+    )
+    assert command.returncode == 1
+    assert command.stderr.startswith("nowhere is not the folder of a recipe")
+    assert "Traceback" not in command.stderr
+
+
+@contextmanager
+def slow_flow(api: str) -> Iterator[tuple["subprocess.Popen[bytes]", list[psutil.Process]]]:
+    """`python -m pipelines.flows` at work on a stage with a child; the stage's processes."""
+    Path("first.py").write_text(SLOW)
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipelines.flows"],
+        env=os.environ | {"PREFECT_API_URL": api},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as flow:
+        try:
+            eventually(Path("pids").exists, "a stage's start")
+            yield flow, [psutil.Process(int(pid)) for pid in Path("pids").read_text().split()]
+        finally:
+            flow.terminate()  # where a test failed before it did
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_interrupts_the_stage_and_its_children(toy: Path, how: signal.Signals) -> None:
+    with slow_flow(str(get_current_settings().api.url)) as (flow, stage):
+        flow.send_signal(how)
+        assert flow.wait(timeout=180) != 0
+    assert not any(process.is_running() for process in stage)
+    assert Path("interrupted").exists()
+    assert Path("interruptedchild").exists()
+    # DVC had the time to give back its locks
+    assert json.loads(Path(".dvc/tmp/rwlock").read_text()) == {}
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_flow_with_its_temporary_server(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(toy / "home"))
+    with slow_flow(api="") as (flow, stage):
+        everything = psutil.Process(flow.pid).children(recursive=True)
+        assert any("uvicorn" in process.cmdline() for process in everything)
+        os.killpg(flow.pid, signal.SIGINT)  # as a terminal does
+        assert flow.wait(timeout=180) != 0
+    _, alive = psutil.wait_procs([*stage, *everything], timeout=60)
+    assert not alive
+    assert Path("interrupted").exists()

@@ -1,0 +1,244 @@
+"""Recipes made from others: what is copied, what is changed, what is refused."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from nanogpt.settings import load
+from pipelines.graph import RecipeError, stages
+from pipelines.new import _change, _yaml_text, create, main, name_for, seen_from_root
+from tests.kit.recipes import ROOT
+from tests.kit.toy import make_project
+
+LIKE = Path("pipelines/finetune_shakespeare")
+New = Callable[..., tuple[int, str]]  # what is typed → exit code and what is said
+STAGES = ["download", "tokenize", "train", "eval", "sample"]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A DVC repository with our graph, two recipes and two poems; the current folder."""
+    make_project(tmp_path, str(LIKE))
+    (tmp_path / "poems").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "poems" / f"{name}.txt").write_text("To be")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def new(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> New:
+    """Run the command here; returns its exit code, and what it says, errors or not."""
+
+    def new(*arguments: str, like: Path = LIKE) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["new", f"--like={like}", *arguments])
+        code = main()
+        said = capsys.readouterr()
+        return code, (said.err if code else said.out).strip()
+
+    return new
+
+
+def test_a_recipe_for_ones_own_text(repository: Path) -> None:
+    words = [f"--like={LIKE}", "--corpus=poems/*.txt", "--base=smollm2-135m"]
+    command = [sys.executable, "-m", "pipelines.new", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    folder = Path(done.stdout.rstrip("\n"))
+    assert folder == Path("pipelines/finetune_poems_smollm2-135m"), done.stderr
+    settings = load(folder / "params.yaml")
+    assert settings.download.corpus == "poems/*.txt"
+    assert settings.download.bases == ["smollm2-135m"]
+    assert settings.data == "data/finetune_poems_smollm2-135m"
+    assert settings.train == load(LIKE / "params.yaml").train
+    assert settings.sample.prompt == "\n"
+    text = (folder / "params.yaml").read_text()
+    assert "Shakespeare" not in text
+    assert "lora: null" in text
+    assert "# tokens of a window" in text
+
+
+@pytest.mark.parametrize("like", [Path(), LIKE], ids=str)
+def test_the_graph_of_a_made_recipe_resolves(repository: Path, like: Path) -> None:
+    folder = create("mine", like, {"sample.prompt": "${HOME} ${data}"})
+    assert (folder / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
+    assert load(folder / "params.yaml").sample.prompt == "${HOME} ${data}"
+    found = stages(folder)
+    assert [stage.name for stage in found] == STAGES
+    assert {stage.address for stage in found} == {f"{folder}/dvc.yaml:{name}" for name in STAGES}
+    assert [stage.name for stage in stages()] == STAGES  # which two recipes of one place would stop
+
+
+def test_a_copy_of_the_default_recipe(new: New) -> None:
+    folder = Path(new("--name=mine", "--set", "train.learning_rate=1e-3", like=Path())[1])
+    settings = load(folder / "params.yaml")
+    assert (settings.root, settings.params) == ("../..", "pipelines/mine/params.yaml")
+    assert settings.train.learning_rate == 0.001
+    changed = {"root", "params", "data", "train"}
+    assert settings.model_dump(exclude=changed) == load("params.yaml").model_dump(exclude=changed)
+    assert "# the repository, seen from this folder" in (folder / "params.yaml").read_text()
+
+
+def test_any_key_takes_what_params_yaml_would(new: New) -> None:
+    words = ["download.base=[gpt2, smollm2-135m]", "train.lora={rank: 8, alpha: 16, targets: [q]}"]
+    _, folder = new("--name=mine", *(f"--set={word}" for word in words))
+    settings = load(Path(folder, "params.yaml"))
+    assert settings.download.bases == ["gpt2", "smollm2-135m"]
+    assert settings.train.lora is not None
+    assert settings.train.lora.rank == 8
+
+
+@pytest.mark.parametrize(
+    "odd", ["-x", "it's", 'a "b" `c`', "$HOME $(id)", "a\nb", "yes", "null", "[a", "# a", "été "]
+)
+def test_what_is_typed_arrives_as_it_is(new: New, odd: str) -> None:
+    Path(f"{odd}.txt").write_text("To be")
+    for _ in range(2):  # made, then compared with what is there
+        said = new("--name=mine", f"--corpus={odd}.txt", f"--prompt={odd}")
+        assert said == (0, "pipelines/mine")
+        settings = load("pipelines/mine/params.yaml")
+        assert (settings.download.corpus, settings.sample.prompt) == (f"{odd}.txt", odd)
+
+
+@given(st.text(st.characters(codec="utf-8")) | st.text("ab\n\t\r '\"`$#:-[{&*!|>%@,?~\x85\u2028"))
+@settings(max_examples=300, deadline=None)
+def test_every_string_survives_yaml(text: str) -> None:
+    values = YAML().load("download: {corpus: a}\nsample:\n  prompt_file: null\n  prompt: b  # c\n")
+    _change(values, {"sample.prompt": text}, Path())
+    for pure in (True, False):  # as the stages read it, and as DVC does
+        read = YAML(typ="safe", pure=pure).load(_yaml_text(values))
+        assert read["sample"]["prompt"] == text
+
+
+def test_asking_again_for_the_same_changes_nothing(new: New) -> None:
+    folder = Path(new("--corpus=poems/*.txt", "--prompt=To")[1])
+    assert load(folder / "params.yaml").sample.prompt == "To"
+    own = (folder / "params.yaml").read_text().replace("steps: ", "steps: 1")
+    (folder / "params.yaml").write_text(own)
+    assert new("--corpus=poems/*.txt") == (0, str(folder))
+    assert (folder / "params.yaml").read_text() == own
+
+
+def test_a_recipe_of_that_name_for_something_else_stays(new: New) -> None:
+    new("--name=mine", "--corpus=poems/one.txt")
+    code, said = new("--name=mine", "--corpus=poems/two.txt")
+    assert code == 2
+    assert "is there already, with download.corpus: 'poems/one.txt'" in said
+    assert "NAME" in said
+
+
+def test_what_belongs_to_another_corpus_goes_with_it(repository: Path) -> None:
+    pinned = {"download.sha256": "0" * 64, "sample.prompt_file": "poems/one.txt"}
+    like = create("pinned", LIKE, {"download.corpus": "poems/one.txt"} | pinned)
+    other = load(create("other", like, {"download.corpus": "poems/two.txt"}) / "params.yaml")
+    assert (other.download.sha256, other.sample.prompt_file) == (None, None)
+    assert other.sample.prompt == "\n"
+    same = load(create("same", like, {"download.base": "gpt2"}) / "params.yaml")
+    assert (same.download.sha256, same.sample.prompt_file) == ("0" * 64, "poems/one.txt")
+    said = load(create("said", like, {"sample.prompt": "To be"}) / "params.yaml")
+    assert (said.sample.prompt, said.sample.prompt_file) == ("To be", None)
+
+
+def test_what_an_interruption_left_does_not_matter(repository: Path) -> None:
+    left = create("mine", LIKE, {})
+    left.rename("pipelines/mine.partial")
+    create("mine", LIKE, {})
+    assert sorted(path.name for path in Path("pipelines").iterdir()) == [LIKE.name, "mine"]
+
+
+@pytest.mark.parametrize(
+    ("name", "like", "changes", "says"),
+    [
+        ("a b", LIKE, {}, "'a b' cannot name a recipe"),
+        ("", LIKE, {}, "give a NAME"),
+        ("mine", Path("nowhere"), {}, "nowhere is not a recipe's folder"),
+        ("mine", LIKE, {"train.stepz": 1}, "finetune_shakespeare/params.yaml has no key train.st"),
+        ("mine", LIKE, {"seed.x": 1}, "has no key seed.x"),
+        ("mine", LIKE, {"data": "x"}, "data cannot be chosen"),
+        ("mine", Path(), {"download.base": "gpt2"}, "params.yaml has no base.* such as LIKE="),
+        ("shakespeare", LIKE, {}, "data/shakespeare is where params.yaml writes"),
+        ("new.py", LIKE, {}, "pipelines/new.py is there already, and is no recipe"),
+    ],
+)
+def test_what_cannot_be_made(
+    repository: Path, name: str, like: Path, changes: dict[str, object], says: str
+) -> None:
+    Path("pipelines/new.py").touch()
+    with pytest.raises(RecipeError, match=says):
+        create(name, like, changes)
+    assert sorted(path.name for path in Path("pipelines").iterdir()) == [LIKE.name, "new.py"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("code: x\n", "has no `root:`"), ("root: [\n", "is not valid YAML")]
+)
+def test_a_recipe_that_is_none(repository: Path, text: str, says: str) -> None:
+    Path("other").mkdir()
+    Path("other/params.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=f"other/params.yaml {says}"):
+        create("mine", Path("other"), {})
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ("poems/*.txt", "poems/*.txt"),
+        ("./poems/one.txt", "poems/one.txt"),
+        ("file:poems/one.txt", "file:poems/one.txt"),
+        ("poems/", "poems"),
+        ("shakespeare", "shakespeare"),
+        ("hf:id@main", "hf:id@main"),
+        ("https://host/a.txt", "https://host/a.txt"),
+        ("/poems/*.txt", "/poems/*.txt"),
+        ("~/poems/*.txt", "~/poems/*.txt"),
+        ("qwen3-0.6b", "qwen3-0.6b"),
+    ],
+)
+def test_paths_are_seen_from_the_root(repository: Path, given: str, seen: str) -> None:
+    assert seen_from_root(given) == seen
+
+
+def test_paths_are_typed_as_seen_from_the_current_folder(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("poems")
+    assert seen_from_root("*.txt") == "poems/*.txt"
+    assert seen_from_root("file:one.txt") == "file:poems/one.txt"
+    assert seen_from_root("../poems/[o]ne.txt") == "poems/[o]ne.txt"
+    Path("a[b].txt").touch()
+    assert seen_from_root("a[b].txt") == "poems/a[b].txt"
+
+
+@pytest.mark.parametrize("given", ["poem/*.txt", "poems/three.txt", "three.txt", "Qwen/Qwen3"])
+def test_files_that_are_not_there(new: New, given: str) -> None:
+    for option in ("--corpus", "--base"):
+        code, said = new(f"{option}={given}")
+        assert code == 2
+        assert said.startswith(f"no file matches {given!r}, seen from {Path.cwd()}; ")
+        assert len(said.splitlines()) == 1
+    assert [path.name for path in Path("pipelines").iterdir()] == [LIKE.name]
+
+
+def test_a_folder_is_no_corpus(new: New) -> None:
+    said = new("--corpus=poems/")
+    assert said == (2, "'poems/' is a folder; name its files: 'poems/**/*.txt'")
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (["books/*.txt"], "finetune_books"),
+        (["my book.txt", "gpt2"], "finetune_my_book_gpt2"),
+        (["**/*.md", "hf:org/name-1b@main"], "finetune_name-1b"),
+        (["models:/nanogpt-x@champion"], "finetune_nanogpt-x"),
+    ],
+)
+def test_a_name_says_what_a_recipe_is_of(given: list[str], name: str) -> None:
+    assert name_for(LIKE, given) == name

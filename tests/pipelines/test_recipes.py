@@ -1,0 +1,128 @@
+"""dvc.yaml, recipes and deployments say the same, and the graph sees every change of code."""
+
+import ast
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from nanogpt import settings
+from nanogpt.settings import load
+from pipelines.graph import stages
+from tests.kit.recipes import ROOT
+
+GRAPH: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+RECIPES = [ROOT, *sorted(file.parent for file in ROOT.glob("pipelines/*/params.yaml"))]
+# these read, report or refuse: no byte of a result depends on them
+FREE = ("nanogpt.common", "nanogpt.settings", "nanogpt.sizing", "nanogpt.tracking")
+
+
+def name_of(recipe: Path) -> str:
+    return recipe.relative_to(ROOT).as_posix()
+
+
+@cache
+def imports() -> grimp.ImportGraph:
+    return grimp.build_graph("nanogpt", exclude_type_checking_imports=True, cache_dir=None)
+
+
+def closure(stage: str) -> set[str]:
+    """Files, seen from the root, whose code decides what a stage writes."""
+    found: set[str] = set()
+    todo = {f"nanogpt.stages.{stage}"}
+    while todo:
+        module = todo.pop()
+        path = Path(*module.split("."))
+        if module not in found and not module.startswith(FREE):
+            found.add(module)
+            if not (ROOT / path).is_dir():
+                todo |= imports().find_modules_directly_imported_by(module)
+    files = {Path(*module.split(".")).with_suffix(".py") for module in found}
+    return {file.as_posix() for file in files if (ROOT / file).exists()}
+
+
+@pytest.mark.parametrize("stage", GRAPH["stages"])
+def test_deps_are_the_code_that_decides(stage: str) -> None:
+    # a stage whose code changed must run again, and one whose code did not should not
+    declared = [dep for dep in GRAPH["stages"][stage]["deps"] if dep.startswith("nanogpt/")]
+    needed = closure(stage)
+    under = {dep: {f for f in needed if f == dep or f.startswith(f"{dep}/")} for dep in declared}
+    assert needed - set().union(*under.values()) == set(), f"missing under deps of {stage}"
+    assert [dep for dep, files in under.items() if not files] == [], f"{stage} does without these"
+    assert len(set(declared)) == len(declared)
+
+
+def test_packages_have_no_code_of_their_own() -> None:
+    # they run with every module in them, and no stage depends on them
+    rooms = [file for file in ROOT.glob("nanogpt/**/__init__.py") if file.parent.name != "commands"]
+    assert len(rooms) > 10
+    for file in rooms:
+        (statement,) = ast.parse(file.read_text(encoding="utf-8")).body
+        assert isinstance(statement, ast.Expr), file
+
+
+def test_no_setting_has_a_default() -> None:
+    # DVC cannot see a default change
+    kinds = [kind for kind in vars(settings).values() if isinstance(kind, type)]
+    sections = [kind for kind in kinds if issubclass(kind, BaseModel) and kind is not BaseModel]
+    assert len(sections) > 8
+    for section in sections:
+        for name, field in section.model_fields.items():
+            assert field.is_required(), f"{section.__name__}.{name}"
+
+
+@pytest.mark.parametrize("stage", GRAPH["stages"])
+def test_a_stage_is_its_own_module_at_the_root(stage: str) -> None:
+    declared = GRAPH["stages"][stage]
+    assert declared["cmd"] == f"python -m nanogpt.stages.{stage} ${{params}}"
+    assert declared["wdir"] == "${root}"
+
+
+def test_the_graph_is_a_map() -> None:
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) < 100
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
+class TestRecipe:
+    def test_has_the_same_graph(self, recipe: Path) -> None:
+        own = recipe / "dvc.yaml"
+        assert not own.is_symlink(), "DVC does not follow a link in a git revision"
+        assert own.read_bytes() == (ROOT / "dvc.yaml").read_bytes(), "run `make recipes`"
+
+    def test_settings_load(self, recipe: Path) -> None:
+        found = load(recipe / "params.yaml")
+        assert (recipe / found.root).resolve() == ROOT
+        assert Path(found.data).parent == Path("data")
+
+    def test_graph_resolves(self, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(ROOT)
+        assert [stage.name for stage in stages(recipe)] == list(GRAPH["stages"])
+
+    def test_settings_have_no_anchors(self, recipe: Path) -> None:
+        # `dvc exp run -S` would write one value into every place that shares it
+        events = yaml.parse((recipe / "params.yaml").read_text())
+        assert not any(getattr(event, "anchor", None) for event in events)
+
+
+def test_recipes_write_side_by_side() -> None:
+    data = [load(recipe / "params.yaml").data for recipe in RECIPES]
+    assert len(set(data)) == len(RECIPES)
+
+
+def test_every_recipe_has_a_deployment() -> None:
+    text = (ROOT / "prefect.yaml").read_text()
+    deployments = yaml.safe_load(text)["deployments"]
+    # not those that `make finetune` made for somebody
+    listed = ["git", "ls-files", "params.yaml", "pipelines/*/params.yaml"]
+    ours = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    recipes = {Path(file).parent.as_posix() for file in ours.split()}
+    assert {each["parameters"]["recipe"] for each in deployments} == recipes
+    assert len({each["name"] for each in deployments}) == len(deployments)
+    assert not any("schedules" in each for each in deployments)
+    assert not re.search(r"^[^#]*(image:|: ['\"]?/)", text, re.MULTILINE)

@@ -1,0 +1,191 @@
+"""The lock and the Makefile."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.kit.recipes import ROOT
+
+LOCK = ROOT / "requirements.lock"
+
+
+def locked() -> list[Requirement]:
+    lines = LOCK.read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_lock_pins_every_direct_dependency_within_its_range() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins: dict[str, list[str]] = {}
+    for pin in locked():
+        pins.setdefault(pin.name.lower().replace("_", "-"), []).append(
+            str(pin.specifier).removeprefix("==")
+        )
+    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        wanted = Requirement(text)
+        versions = pins.get(wanted.name.lower().replace("_", "-"), [])
+        assert versions, f"{wanted.name} is not in requirements.lock; run `make lock`"
+        assert all(wanted.specifier.contains(version) for version in versions), text
+
+
+def test_lock_is_pins_only_and_brings_no_cuda() -> None:
+    for pin in locked():
+        assert re.fullmatch(r"==[\w.+!]+", str(pin.specifier)), pin
+        assert pin.url is None
+        assert not re.match(r"nvidia-|cuda-|triton$", pin.name), pin
+
+
+def make(
+    *arguments: str, folder: Path = ROOT, environment: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
+    # these tests may run under make themselves
+    outer = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "PYTHON", "RECIPE", "VENV"}
+    env = {name: value for name, value in os.environ.items() if name not in outer} | environment
+    return subprocess.run(["make", *arguments], cwd=folder, env=env, capture_output=True, text=True)
+
+
+def test_help_has_a_line_for_each_target() -> None:
+    text = (ROOT / "Makefile").read_text()
+    targets = re.search(r"\.PHONY: (.*)", text)
+    assert targets
+    shown = [line.split()[0] for line in make().stdout.splitlines()]
+    assert shown == targets[1].split()
+
+
+def test_a_wrong_python_is_one_message(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).touch()
+    old = tmp_path / "python"
+    pretend = "import sys; sys.version_info = (3, 10, 1); $2"
+    old.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{pretend}"\n')
+    old.chmod(0o755)
+    done = make("test", f"PYTHON={old}", folder=tmp_path)
+    assert done.returncode == 2
+    assert re.match(r"Python 3\.11, 3\.12 or 3\.13 is needed, and .* is 3\.10; name", done.stderr)
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.fixture
+def typed(tmp_path: Path) -> Callable[..., str]:
+    """Run make where each command prints its words instead; the words, by `|`."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    scripts = tmp_path / ".venv" / "bin"
+    scripts.mkdir(parents=True)
+    (scripts.parent / "ready").touch()
+    for name in ("python", "nanogpt"):
+        (scripts / name).write_text(f'#!/bin/sh\nprintf "%s|" {name} "$@"\n')
+        (scripts / name).chmod(0o755)
+
+    def run(*arguments: str, code: int = 0, **environment: str) -> str:
+        words = [*arguments, "--old-file=.venv/ready"]
+        done = make(*words, folder=tmp_path, environment=environment)
+        assert done.returncode == code, done.stderr
+        return done.stderr if code else done.stdout
+
+    return run
+
+
+ODD = [
+    "ROMEO:",
+    'it\'s "quoted" `id` $(id) $HOME ; # \\ & , )',
+    "$(shell touch made-by-make)",
+    "two\nlines",
+    "-x",
+    "--help",
+    "déjà vu",
+]
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_what_is_typed_arrives_as_it_is(
+    typed: Callable[..., str], tmp_path: Path, value: str
+) -> None:
+    printed = typed("sample", f"PROMPT={value}", f"RECIPE={value}", f"MODEL={value}")
+    assert printed == f"nanogpt|sample|--recipe={value}|--model={value}|--prompt={value}|"
+    printed = typed("export", f"MODEL={value}", f"OUT={value}")
+    assert printed == f"nanogpt|export|--out={value}|--|{value}|"
+    printed = typed("finetune", f"CORPUS={value}", f"BASE={value}", f"PROMPT={value}")
+    # the new recipe is what the first command prints
+    new = "python|-m|pipelines.new|--like=pipelines/finetune_shakespeare"
+    made = f"{new}|--corpus={value}|--base={value}|--prompt={value}|"
+    assert printed == f"python|-m|dvc|repro|{made}/dvc.yaml|nanogpt|report|--recipe={made}|"
+    assert not (tmp_path / "made-by-make").exists()
+
+
+def test_a_variable_of_the_environment_does_nothing(typed: Callable[..., str]) -> None:
+    names = ["NAME", "PUBLIC", "BASE", "MODEL", "PROMPT", "RECIPE", "OUT", "DRY_RUN", "PORT"]
+    environment = dict.fromkeys(names, "1")
+    assert typed("sample", **environment) == "nanogpt|sample|--recipe=.|"
+    printed = typed("push-to-hub", "MODEL=m", "REPO=a/b", **environment)
+    assert printed == "nanogpt|push|--repo=a/b|--|m|"
+    assert typed("deploy", **environment) == "python|-m|pipelines.local|up|"
+
+
+@pytest.mark.parametrize("no", ["0", "no", "false", "off", ""])
+def test_no_means_no(typed: Callable[..., str], no: str) -> None:
+    words = ["push-to-hub", "MODEL=m", "REPO=a/b"]
+    assert typed(*words, f"PUBLIC={no}", f"DRY_RUN={no}") == "nanogpt|push|--repo=a/b|--|m|"
+    printed = typed(*words, "PUBLIC=1", "DRY_RUN=yes")
+    assert printed == "nanogpt|push|--repo=a/b|--public|--dry-run|--|m|"
+    assert "PUBLIC=perhaps: say 1 or 0" in typed(*words, "PUBLIC=perhaps", code=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["export"], "say MODEL="),
+        (["push-to-hub", "MODEL=m"], "say MODEL= and REPO="),
+        (["finetune"], "say CORPUS="),
+        (["recipe"], "say NAME="),
+    ],
+)
+def test_what_a_target_needs_is_said(
+    typed: Callable[..., str], words: list[str], says: str
+) -> None:
+    assert says in typed(*words, code=2)
+
+
+def test_the_commands_of_the_make_targets_are_those_of_nanogpt() -> None:
+    commands = re.findall(r"(?:@|&& )nanogpt ([a-z]+)", (ROOT / "Makefile").read_text())
+    script = Path(sys.executable).with_name("nanogpt")
+    shown = subprocess.run([script, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
+    known = re.findall(r"^  ([a-z]+)  ", shown.partition("Commands:")[2], re.MULTILINE)
+    assert set(commands) == set(known) == {"sample", "export", "push", "report", "sync", "ui"}
+    for name in known:
+        done = subprocess.run([script, name, "--help"], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert f"nanogpt {name}" in done.stdout
+
+
+def test_tests_lie_as_the_rooms_do() -> None:
+    rooms = {path.name for path in (ROOT / "nanogpt").iterdir() if path.is_dir()} - {"__pycache__"}
+    folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
+    assert len(rooms) == 11
+    assert folders - {"pipelines", "project"} <= rooms
+    # the heart's lie at the top, as it does
+    heart = {path.stem for path in (ROOT / "nanogpt").glob("*.py")}
+    assert heart == {"__init__", *HEART}
+    known = {f"test_{name}" for name in (*HEART, "golden")}
+    assert {path.stem for path in (ROOT / "tests").glob("test_*.py")} <= known
+
+
+HEART = (
+    "settings",
+    "architecture",
+    "model",
+    "batches",
+    "trainer",
+    "optim",
+    "gradients",
+    "evaluation",
+    "generation",
+)

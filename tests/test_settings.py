@@ -1,0 +1,144 @@
+"""params.yaml: what is complete loads, what is wrong is named with its path, value and remedy."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nanogpt.common.errors import UserError
+from nanogpt.settings import load
+from tests.kit.recipes import values
+
+
+def edited(tmp_path: Path, **changes: object) -> Path:
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(values(**changes)))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train__learnin_rate": 1}, ["train.learnin_rate: unknown key", "learning_rate"]),
+        ({"modle": {}}, ["modle: unknown key"]),
+        ({"train__learning_rate": -0.1}, ["train.learning_rate: -0.1", "greater than 0"]),
+        ({"train__learning_rate": "fast"}, ["train.learning_rate: 'fast'", "number"]),
+        ({"train__learning_rate": float("nan")}, ["train.learning_rate: nan", "finite"]),
+        ({"train__steps": 1.5}, ["train.steps: 1.5", "integer"]),
+        ({"train__steps": True}, ["train.steps: True", "integer"]),
+        ({"train__warmup_steps": 9999}, ["warmup_steps 9999", "longer than the run of"]),
+        ({"train__schedule": "linear"}, ["train.schedule: 'linear'", "'wsd', 'cosine'"]),
+        ({"tokenize__val": 1.2}, ["tokenize.val: 1.2", "less than 1"]),
+        ({"tokenize__val": 0.6, "tokenize__test": 0.5}, ["leaves nothing to train on"]),
+        ({"model__n_head": 3}, ["n_embd 128 is not a multiple of n_head 3"]),
+        (
+            {"model__n_head": 4, "model__n_kv_head": 3},
+            ["n_head 4 is not a multiple of n_kv_head 3"],
+        ),
+        ({"model__bias": True}, ["qwen3 has no biases"]),
+        ({"sample__top_p": 0}, ["sample.top_p: 0", "greater than 0"]),
+        ({"machine__processes": 0}, ["machine.processes: 0", "'auto' or"]),
+        ({"machine__device": "gpu"}, ["machine.device: 'gpu'", "'cuda'"]),
+        ({"data": "data/a b"}, ["data: 'data/a b'", "names the recipe"]),
+        ({"data": "/data/mine"}, ["data: '/data/mine'", "a folder below the root"]),
+        ({"data": "data/../../mine"}, ["data: 'data/../../mine'", "a folder below the root"]),
+        ({"train": None}, ["train: None"]),
+    ],
+)
+def test_refuses_with_path_value_and_remedy(
+    tmp_path: Path, changes: dict[str, object], says: list[str]
+) -> None:
+    with pytest.raises(UserError) as error:
+        load(edited(tmp_path, **changes))
+    for part in says:
+        assert part in str(error.value)
+
+
+def test_all_mistakes_come_in_one_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        load(edited(tmp_path, train__steps=0, sample__samples=0, tokenize__val=2))
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4  # the file, and one line a mistake
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    file = edited(tmp_path)
+    file.write_text(file.read_text().replace("  batch_size:", "  batchsize:"))
+    with pytest.raises(UserError, match=r"train\.batch_size: is missing"):
+        load(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "holds no settings"),
+        ("a: [", "not valid YAML"),
+        (b"\xff\xfe", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_not_settings(tmp_path: Path, text: str | bytes, says: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=says):
+        load(file)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load(tmp_path / "params.yaml")
+
+
+def written(tmp_path: Path, line: str) -> Path:
+    """The settings with a line in the place of the one that has its key, as a person wrote it."""
+    file = edited(tmp_path)
+    key = line.partition(":")[0]
+    text, count = re.subn(rf"(?m)^( +){key}: .*$", rf"\g<1>{line}", file.read_text())
+    assert count == 1
+    file.write_text(text)
+    return file
+
+
+def test_numbers_are_those_of_yaml_1_2(tmp_path: Path) -> None:
+    assert load(written(tmp_path, "learning_rate: 1e-3")).train.learning_rate == 0.001
+    assert load(written(tmp_path, "log_interval: 0010")).train.log_interval == 10
+    assert load(written(tmp_path, "nodes: 1:2")).machine.nodes == "1:2"
+    with pytest.raises(UserError, match=r"train\.log_interval: '1:2': should be a valid integer"):
+        load(written(tmp_path, "log_interval: 1:2"))
+
+
+def test_a_key_that_stands_twice_is_named_with_its_line(tmp_path: Path) -> None:
+    file = edited(tmp_path)
+    file.write_text(file.read_text() + "seed: 2\n")
+    line = len(file.read_text().splitlines())
+    with pytest.raises(UserError) as error:
+        load(file)
+    # and not how a programmer could allow it
+    assert str(error.value) == (
+        f'{file} is not valid YAML: found duplicate key "seed", in line {line}, column 1'
+    )
+
+
+@pytest.mark.parametrize("changes", [{"root": ".."}, {"params": "pipelines/mine/params.yaml"}])
+def test_a_file_that_another_recipe_was_copied_from(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    recipe = tmp_path / "mine"
+    recipe.mkdir()
+    (tmp_path / "params.yaml").write_text("of another recipe")
+    file = edited(recipe, **changes)
+    with pytest.raises(UserError) as error:
+        load(file)
+    place, said = str(error.value).splitlines()
+    assert place == f"{file}:"
+    assert "is another file than this one" in said
+    assert "needs its own root, params and data" in said
+
+
+def test_a_recipe_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tmp_path / "pipelines" / "mine"
+    recipe.mkdir(parents=True)
+    edited(recipe, root="../..", params="pipelines/mine/params.yaml")
+    for folder, path in ((tmp_path, "pipelines/mine/params.yaml"), (recipe, "params.yaml")):
+        monkeypatch.chdir(folder)
+        assert load(path).root == "../.."

@@ -1,0 +1,152 @@
+"""A corpus that cannot be used is refused with the place of its first fault."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanogpt.common.errors import UserError
+from nanogpt.common.manifest import File, write_manifest
+from nanogpt.settings import Tokenize
+from nanogpt.text import documents
+from nanogpt.text.documents import Piece
+from nanogpt.text.raw import Raw
+from nanogpt.text.writer import tokenize
+
+
+def settings(
+    tokenizer: str = "char", val: float = 0.1, test: float = 0.1, seed: int = 1337
+) -> Tokenize:
+    return Tokenize(tokenizer=tokenizer, val=val, test=test, seed=seed)  # type: ignore[arg-type]
+
+
+def make_raw(folder: Path, files: dict[str, str | bytes], text_field: str = "text") -> Path:
+    """What the download stage would make of these files."""
+    (folder / "corpus").mkdir(parents=True)
+    entries = []
+    for name in sorted(files):
+        content = files[name]
+        data = content.encode() if isinstance(content, str) else content
+        (folder / "corpus" / name).write_bytes(data)
+        entries.append(File(name=f"corpus/{name}", bytes=len(data), sha256="0" * 64))
+    manifest = Raw(
+        corpus="mine",
+        licence="MIT",
+        source="my shelf",
+        text_field=text_field,
+        files=tuple(entries),
+        digest="1" * 64,
+        vocabulary=None,
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+def jsonl(texts: list[str], field: str = "text") -> str:
+    return "".join(json.dumps({"id": i, field: text}) + "\n" for i, text in enumerate(texts))
+
+
+def parquet(folder: Path, column: pa.Array, field: str = "text", rows: int = 3) -> bytes:
+    path = folder / "table.parquet"
+    pq.write_table(pa.table({"other": [0] * len(column), field: column}), path, row_group_size=rows)
+    return path.read_bytes()
+
+
+def replace(path: Path, content: str | None) -> None:
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), max_size=9), st.integers(1, 99))
+def test_a_jsonl_can_be_read_in_pieces_of_any_size(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], size: int
+) -> None:
+    folder = tmp_path_factory.mktemp("pieces")
+    data = "".join(json.dumps({"t": text}, ensure_ascii=False) + "\n" for text in texts).encode()
+    (folder / "a.jsonl").write_bytes(data)
+    pieces = [Piece("a.jsonl", i, min(i + size, len(data)), 0) for i in range(0, len(data), size)]
+    found = [text for piece in pieces for text in documents.documents(folder, "t", piece)]
+    assert found == [text for text in texts if text]
+
+
+TWO = jsonl(["To be", "or not"])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.txt": b"Who\xff's there?"}, r"a\.txt is not UTF-8 at byte 3 "),
+        (
+            {"a.jsonl": TWO.encode() + b'{"text": "\xff"}'},
+            rf"a\.jsonl is not UTF-8 at byte {len(TWO) + 10} ",
+        ),
+        ({"a.jsonl": TWO + "{"}, r"a\.jsonl, line 3, cannot be read: Expecting"),
+        (
+            {"a.jsonl": TWO + '{"text": "\\ud83d"}'},
+            r"a\.jsonl, line 3, cannot be read: .*surrogate",
+        ),
+        ({"a.jsonl": TWO + '{"body": "x"}'}, r"a\.jsonl, line 3, has no text in a field 'text'"),
+        ({"a.jsonl": TWO + '{"text": 5}'}, r"a\.jsonl, line 3, has no text in a field 'text'"),
+        ({"a.jsonl": TWO + '{"text": null}'}, r"a\.jsonl, line 3, has no text in a field 'text'"),
+        ({"a.jsonl": TWO + '["x"]'}, r"a\.jsonl, line 3, has no text in a field 'text'"),
+        ({"a.parquet": b"PAR1"}, r"a\.parquet is not a parquet file"),
+        ({"a.pdf": "x"}, r"a\.pdf is not one of \.txt, \.md, \.jsonl, \.parquet"),
+        ({"a.txt": "", "b.jsonl": "\n\n" + jsonl([""])}, "the corpus mine has no text"),
+        ({}, "the corpus mine has no text"),
+        ({"a.txt": "x", "b.txt": "y"}, "has 2 documents, of which val takes 1 and test 1"),
+        ({"a.txt": "To be"}, "has 5 characters, too few for tokenize.val 0.1"),
+    ],
+)
+def test_a_corpus_that_cannot_be_used(
+    tmp_path: Path, files: dict[str, str | bytes], message: str
+) -> None:
+    raw = make_raw(tmp_path / "raw", files)
+    (tmp_path / "tokens").mkdir()
+    (tmp_path / "tokens" / "older").touch()
+    with pytest.raises(UserError, match=message):
+        tokenize(raw, tmp_path / "tokens", settings())
+    assert [path.name for path in tmp_path.iterdir() if path != raw] == ["tokens"]
+    assert [path.name for path in (tmp_path / "tokens").iterdir()] == ["older"]
+
+
+@pytest.mark.parametrize(
+    ("column", "field", "message"),
+    [
+        (pa.array(["x", "y", "z", None]), "text", r"row 3 \(counted from 0\), holds None"),
+        (pa.array([1, 2, 3, 4]), "text", r"row 0 \(counted from 0\), holds 1, not a text"),
+        (pa.array([b"x", b"y"]), "text", r"row 0 \(counted from 0\), holds b'x', not a text"),
+        (pa.array(["x"]), "body", "no column 'text', its columns: other, body"),
+        (pa.array([b"x", b"\xff"]).view(pa.string()), "text", "row 1 .* is not UTF-8"),
+    ],
+)
+def test_a_table_that_cannot_be_used(
+    tmp_path: Path, column: pa.Array, field: str, message: str
+) -> None:
+    raw = make_raw(tmp_path / "raw", {"a.parquet": parquet(tmp_path, column, field)})
+    with pytest.raises(UserError, match=message):
+        tokenize(raw, tmp_path / "tokens", settings())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("manifest.json", None, r"manifest\.json does not exist; run the download stage first"),
+        ("manifest.json", "{}", r"manifest\.json is not a manifest of the download stage"),
+        ("manifest.json", "[", r"manifest\.json is not a manifest of the download stage"),
+        ("corpus/a.txt", None, r"a\.txt is missing; run the download stage again"),
+        ("corpus/a.txt", "To", r"a\.txt is 2 bytes long, not 9; run the download stage again"),
+    ],
+)
+def test_a_folder_that_is_not_raw(
+    tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    raw = make_raw(tmp_path / "raw", {"a.txt": "To be, or"})
+    replace(raw / name, content)
+    with pytest.raises(UserError, match=message):
+        tokenize(raw, tmp_path / "tokens", settings())

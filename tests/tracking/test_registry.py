@@ -1,0 +1,177 @@
+"""The registry, against real MLflow databases in temporary folders."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from nanogpt.formats.weights import weights_sha256
+from nanogpt.tracking import outbox, registry
+from nanogpt.tracking.run import connect
+from tests.kit.trainings import PACKAGE, begin, client, make_model, registration, runs, waiting
+
+
+def publish(folder: Path, model: Path, val_loss: float) -> str | None:
+    """Train and register; returns the version."""
+    outbox.end(begin(folder, 8, saved=8), "FINISHED", model, registration(model, val_loss))
+    version = registry.summary(weights_sha256(model)).get("version")
+    return None if version is None else str(version)
+
+
+def evaluate(model: Path, bits: float, text: str) -> registry.Outcome:
+    scores = {"eval_loss": bits * 0.7, "eval_bits_per_byte": bits}
+    return registry.record_evaluation(connect(), weights_sha256(model), scores, text)
+
+
+def test_a_model_is_registered_once(root: Path, model: Path) -> None:
+    assert publish(root / "state", model, 2.0) == "1"
+    assert publish(root / "state", model, 2.0) == "1"  # killed before its state was removed
+    version = client().get_model_version_by_alias("nanogpt-plays", "candidate")
+    assert version.version == 1
+    assert version.tags["val_loss"] == "2.0"
+    assert version.tags["weights_sha256"] == weights_sha256(model)
+    assert version.run_id == runs()[0].info.run_id
+    files = [path.relative_to(root / "mlruns") for path in (root / "mlruns").rglob("*")]
+    assert [path.name for path in files].count("model.safetensors") == 1
+    assert not [path for path in files if path.suffix in (".pkl", ".pickle", ".pyc", ".pt")]
+
+
+def test_an_upload_that_failed_is_done_again(
+    root: Path, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_model_artifacts", fail)
+        assert publish(root / "state", model, 2.0) is None
+    assert "training plays-01234567: OSError: No space left on device" in caplog.text
+    (result,) = outbox.deliver(60)
+    assert result.says == "FINISHED, registered as version 1"
+    assert len(list((root / "mlruns").rglob("model.safetensors"))) == 1
+    assert len(client().search_logged_models([runs()[0].info.experiment_id])) == 1
+
+
+def test_the_same_weights_of_another_run_are_another_version(root: Path, model: Path) -> None:
+    assert publish(root / "first", model, 2.0) == "1"
+    assert publish(root / "second", model, 2.0) == "2"
+    known = registry.summary(weights_sha256(model))
+    assert known["version"] == "2"
+    assert known["aliases"] == ["candidate"]
+    assert known["tokens_per_second"] == 1e5 + 4.5
+
+
+def test_the_better_of_two_on_the_same_text_is_champion(root: Path, tmp_path: Path) -> None:
+    def score(seed: int, bits: float, text: str) -> registry.Outcome:
+        folder = tmp_path / f"model-{seed}"
+        if not folder.exists():
+            publish(root / f"state-{seed}", make_model(folder, seed), 2.0)
+        return evaluate(folder, bits, text)
+
+    def champion() -> int:
+        return int(client().get_registered_model("nanogpt-plays").aliases["champion"])
+
+    first = score(1, 2.5, "text")
+    assert (first.promoted, first.name, first.version) == (True, "nanogpt-plays", "1")
+    again = score(1, 2.5, "text")
+    assert (again.promoted, again.reason) == (False, "the champion already: 2.5000 bits per byte")
+    worse = score(2, 2.6, "text")
+    assert not worse.promoted
+    assert worse.reason == "version 1 stays champion: 2.5000 bits per byte, this one 2.6000"
+    other = score(3, 1.0, "another text")
+    assert not other.promoted
+    assert "cannot be compared" in other.reason
+    assert champion() == 1
+    better = score(4, 2.4, "text")
+    assert better.reason == "2.4000 bits per byte beat the 2.5000 of version 1"
+    assert champion() == 4
+
+    version = client().get_model_version("nanogpt-plays", "4")
+    assert version.tags["replaced"] == "1"
+    assert version.tags["promoted_at"]
+    history = client().get_registered_model("nanogpt-plays").tags["champion_history"]
+    assert [(m["version"], m["replaced"]) for m in json.loads(history)] == [("4", "1"), ("1", "")]
+    run = client().get_run(version.run_id)
+    assert run.data.tags["decision"] == better.reason
+    assert run.data.metrics["eval_bits_per_byte"] == 2.4
+    model_metrics = client().get_logged_model(version.source.removeprefix("models:/")).metrics
+    assert ("eval_bits_per_byte", 2.4) in [(m.key, m.value) for m in model_metrics]
+
+
+def test_weights_that_no_run_made(root: Path) -> None:
+    decision = outbox.evaluated("0" * 64, {"eval_bits_per_byte": 2.0}, "text")
+    assert decision == "given up: no run made the weights 000000000000"
+    assert waiting() == []
+
+
+SERVE = """
+import sys
+import mlflow
+model = mlflow.pyfunc.load_model("models:/nanogpt-plays@champion")
+first = model.predict(["ROMEO:"])
+assert isinstance(first, list) and len(first) == 1 and len(first[0]) == 6 + 20, first
+assert first[0].startswith("ROMEO:")
+assert model.predict(["ROMEO:"]) == first
+assert model.predict(["ROMEO:", "JULIET:"], params={"tokens": 3, "seed": 2})[1][:7] == "JULIET:"
+assert len(model.predict(["A"], params={"tokens": 3, "top_k": 1, "temperature": 0.0})[0]) == 4
+print(sys.modules["nanogpt"].__file__)
+"""
+
+
+def test_a_champion_is_served_without_the_repository(
+    root: Path, model: Path, tmp_path: Path
+) -> None:
+    publish(root / "state", model, 2.0)
+    evaluate(model, 2.0, "text")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{root}/mlflow.db"}
+    environment.pop("PYTHONPATH", None)
+    child = subprocess.run(
+        [sys.executable, "-P", "-c", SERVE],
+        cwd=elsewhere,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stderr
+    assert child.stderr == ""
+    if "site-packages" not in str(PACKAGE):  # installed, it may come from there
+        assert Path(child.stdout.strip()).is_relative_to(root / "mlruns")
+
+
+def test_the_requirements_are_what_serving_imports() -> None:
+    seen, found, todo = set(), {"mlflow"}, [PACKAGE / "serving" / "pyfunc.py"]
+    while todo:
+        path = todo.pop()
+        seen.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or "", *(f"{node.module}.{a.name}" for a in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            found |= {name.partition(".")[0] for name in names}
+            for name in names:
+                place = PACKAGE.parent / name.replace(".", "/")
+                files = (place.with_name(f"{place.name}.py"), place / "__init__.py")
+                todo += [file for file in files if file.is_file() and file not in seen]
+    found -= sys.stdlib_module_names | {"nanogpt", "tiktoken_ext"}  # part of tiktoken
+    assert sorted(found) == sorted(name.partition(".")[0] for name in registry.REQUIREMENTS)
+
+
+def test_history_keeps_its_newest(root: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(root / "state", model, 2.0)
+    old = [{"version": "9", "replaced": "", "at": "", "reason": ""}] * registry.HISTORY_LENGTH
+    client().set_registered_model_tag("nanogpt-plays", registry.HISTORY, json.dumps(old))
+    evaluate(model, 2.0, "text")
+    tags = client().get_registered_model("nanogpt-plays").tags
+    history = json.loads(tags[registry.HISTORY])
+    assert len(history) == registry.HISTORY_LENGTH
+    assert history[0]["version"] == "1"

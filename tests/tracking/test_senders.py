@@ -1,0 +1,131 @@
+"""What waits for MLflow, and several who send it."""
+
+import errno
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nanogpt.formats.weights import weights_sha256
+from nanogpt.tracking import location, outbox, registry
+from tests.kit.front import Front
+from tests.kit.recipes import contents
+from tests.kit.trainings import (
+    SCORES,
+    begin,
+    check_everything,
+    client,
+    everything,
+    make_model,
+    registration,
+    runs,
+    waiting,
+)
+
+
+def test_a_model_that_waits_takes_no_room_of_its_own(root: Path, model: Path) -> None:
+    entry = wait_for_mlflow(root, model)
+    for file in model.iterdir():
+        assert (entry / "model" / file.name).samefile(file)
+    before = contents(model)
+    shutil.rmtree(model)  # as DVC does before the stage runs again
+    make_model(model, 2)
+    assert contents(entry / "model") == before
+
+
+def test_where_a_file_cannot_have_two_names_it_is_copied(
+    root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    entry = wait_for_mlflow(root, model)
+    assert contents(entry / "model") == contents(model)
+    assert not (entry / "model" / "config.json").samefile(model / "config.json")
+
+
+def wait_for_mlflow(root: Path, model: Path) -> Path:
+    """End a training while there is no MLflow; returns what waits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outbox, "connect", lambda: 1 / 0)
+        outbox.end(begin(root / "state", 8), "FINISHED", model, registration(model, 2.0))
+    (entry,) = location.outbox().glob("training-*")
+    return entry
+
+
+def test_of_two_senders_one_sends(front: Front, root: Path, model: Path) -> None:
+    front.fail("refuse")
+    everything(root, model)
+    front.mend()
+    first = outbox.deliver(60)
+    assert next(first).says == "FINISHED, registered as version 1"  # it is in the middle
+    with ThreadPoolExecutor(1) as other:  # a lock is a thread's
+        waits = other.submit(lambda: list(outbox.deliver(60)))
+        assert [result.done for result in first] == [True, True]
+        assert waits.result() == []  # it waited, and found nothing to send
+    check_everything(model)
+
+
+def test_a_sender_does_not_wait_for_ever_for_another(
+    front: Front, root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "LOCK_SECONDS", 0)
+    front.fail("refuse")
+    everything(root, model)
+    front.mend()
+    first = outbox.deliver(60)
+    next(first)
+    (root / "samples.md").write_text("# Others\n", encoding="utf-8")
+    with ThreadPoolExecutor(1) as other:
+        results = other.submit(lambda: list(outbox.deliver(60))).result()
+        assert [result.says for result in results] == ["another process is sending"] * 2
+        other.submit(outbox.sampled, weights_sha256(model), root / "samples.md").result()
+        told = other.submit(outbox.evaluated, weights_sha256(model), SCORES, "text").result()
+    assert told.startswith("not decided: MLflow does not have the scores (another process is send")
+    assert waiting() == ["evaluation", "sample"]
+    assert [result.done for result in first] == [True, True]
+    check_everything(model)
+
+
+def test_what_another_process_has_just_sent_is_no_error(root: Path) -> None:
+    (location.outbox() / "sample-0123").mkdir(parents=True)  # listed, and gone when it is read
+    assert waiting() == ["sample"]
+    assert outbox.send_all() == 0
+
+
+def test_what_is_told_anew_while_it_is_sent_is_sent_as_well(
+    front: Front, root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record(client: object, weights_sha256: str, name: str, text: str) -> None:
+        record_text(client, weights_sha256, name, text)
+        with monkeypatch.context() as patch:
+            patch.setattr(outbox, "deliver", lambda _: iter(()))  # it is another process
+            outbox.sampled(weights_sha256, root / "samples.md")
+        monkeypatch.setattr(registry, "record_text", record_text)
+
+    everything(root, model)
+    record_text = registry.record_text
+    monkeypatch.setattr(registry, "record_text", record)
+    front.fail("refuse")
+    outbox.sampled(weights_sha256(model), root / "samples.md")
+    front.mend()
+    (root / "samples.md").write_text("# Newer\n", encoding="utf-8")
+    assert outbox.send_all() == 0
+    assert waiting() == ["sample"]
+    assert outbox.send_all() == 0
+    assert waiting() == []
+    path = client().download_artifacts(runs()[0].info.run_id, "samples.md")
+    assert Path(path).read_text() == "# Newer\n"
+
+
+def test_an_end_that_cannot_be_told_does_not_hide_what_ended_it(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = begin(root / "state", 8, saved=4)
+    (root / "state" / "save-00000004" / "progress.json").unlink()
+    outbox.end(run, "FAILED")
+    assert "MLflow is not told that training plays-01234567 is FAILED: " in caplog.text
+    assert waiting() == []
