@@ -19,7 +19,9 @@ $(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(na
 given = $(if $(value $2),--$1="$$TYPED_$2")
 flag = $(if $(filter-out 1 yes true on 0 no false off,$($2)),$(error $2=$($2): say 1 or 0),$(if $(filter 1 yes true on,$($2)),--$1))
 recipe = --recipe="$$TYPED_RECIPE"
-repro = python -m dvc repro "$1/dvc.yaml" && nanogpt report --recipe="$1"
+repro = python -m dvc repro "$1/dvc.yaml" && $(nanogpt) report --recipe="$1"
+# `nanogpt`, but also where this folder was moved and the scripts in .venv/bin still name the old one
+nanogpt = python -m nanogpt.commands
 
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -62,18 +64,18 @@ baselines: $(READY) ## score pretrained models as they are: a table (BASES="gpt2
 	@python -m pipelines.baselines $(call given,corpus,CORPUS) -- $(if $(value BASES),$$TYPED_BASES)
 
 sample: $(READY) ## play with a model: make sample PROMPT="ROMEO:" (RECIPE= MODEL=)
-	@nanogpt sample $(recipe) $(call given,model,MODEL) $(call given,prompt,PROMPT)
+	@$(nanogpt) sample $(recipe) $(call given,model,MODEL) $(call given,prompt,PROMPT)
 
 export: $(READY) ## write a model for other programs: MODEL=models:/name@champion (FORMAT=hf, gguf or peft; DTYPE= OUT=)
 	$(if $(value MODEL),,$(error say MODEL=models:/<name>@champion, or a model directory))
-	@nanogpt export $(call given,format,FORMAT) $(call given,dtype,DTYPE) $(call given,out,OUT) -- "$$TYPED_MODEL"
+	@$(nanogpt) export $(call given,format,FORMAT) $(call given,dtype,DTYPE) $(call given,out,OUT) -- "$$TYPED_MODEL"
 
 push-to-hub: $(READY) ## upload a model to the Hugging Face hub: MODEL= REPO=user/name (DRY_RUN=1 PUBLIC=1)
 	$(if $(and $(value MODEL),$(value REPO)),,$(error say MODEL= and REPO=user/name))
-	@nanogpt push $(call given,repo,REPO) $(call flag,public,PUBLIC) $(call flag,dry-run,DRY_RUN) -- "$$TYPED_MODEL"
+	@$(nanogpt) push $(call given,repo,REPO) $(call flag,public,PUBLIC) $(call flag,dry-run,DRY_RUN) -- "$$TYPED_MODEL"
 
 report: $(READY) ## show what came out of a recipe's last run (RECIPE=)
-	@nanogpt report $(recipe)
+	@$(nanogpt) report $(recipe)
 
 flow: $(READY) ## run a recipe as a Prefect flow; needs no server (RECIPE=)
 	@python -m pipelines.flows "$$TYPED_RECIPE"
@@ -88,10 +90,10 @@ undeploy: $(READY) ## stop what `make deploy` started
 	@python -m pipelines.local down
 
 ui: $(READY) ## show the runs in MLflow, at http://127.0.0.1:5000 (PORT=5000)
-	@nanogpt ui $(call given,port,PORT)
+	@$(nanogpt) ui $(call given,port,PORT)
 
 sync-tracking: $(READY) ## send what waits for MLflow: its server was down, or too slow
-	@nanogpt sync
+	@$(nanogpt) sync
 
 test: $(READY) ## run the tests, a file at a time on each of two cores: 8 minutes
 	python -m pytest -n 2 --dist loadfile

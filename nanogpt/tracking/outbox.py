@@ -158,7 +158,9 @@ def _send(client: "MlflowClient", entry: Path, about: Mapping[str, Any]) -> tupl
                 registry.record_text(client, **values)
                 says = "it is with its run"
     except registry.UnknownWeights as error:
-        if any(location.outbox().glob("training-*")):  # which may have made them
+        if any(
+            path.name.startswith("training-") for path, _ in _entries()
+        ):  # it may have made them
             return False, str(error)
         says = f"given up: {error}"
     except Exception as error:

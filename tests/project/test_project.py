@@ -81,9 +81,8 @@ def typed(tmp_path: Path) -> Callable[..., str]:
     scripts = tmp_path / ".venv" / "bin"
     scripts.mkdir(parents=True)
     (scripts.parent / "ready").touch()
-    for name in ("python", "nanogpt"):
-        (scripts / name).write_text(f'#!/bin/sh\nprintf "%s|" {name} "$@"\n')
-        (scripts / name).chmod(0o755)
+    (scripts / "python").write_text('#!/bin/sh\nprintf "%s|" python "$@"\n')
+    (scripts / "python").chmod(0o755)
 
     def run(*arguments: str, code: int = 0, **environment: str) -> str:
         words = [*arguments, "--old-file=.venv/ready"]
@@ -110,32 +109,41 @@ def test_what_is_typed_arrives_as_it_is(
     typed: Callable[..., str], tmp_path: Path, value: str
 ) -> None:
     printed = typed("sample", f"PROMPT={value}", f"RECIPE={value}", f"MODEL={value}")
-    assert printed == f"nanogpt|sample|--recipe={value}|--model={value}|--prompt={value}|"
+    assert (
+        printed
+        == f"python|-m|nanogpt.commands|sample|--recipe={value}|--model={value}|--prompt={value}|"
+    )
     printed = typed("export", f"MODEL={value}", f"OUT={value}")
-    assert printed == f"nanogpt|export|--out={value}|--|{value}|"
+    assert printed == f"python|-m|nanogpt.commands|export|--out={value}|--|{value}|"
     printed = typed("finetune", f"CORPUS={value}", f"BASE={value}", f"PROMPT={value}")
     # the new recipe is what the first command prints
     new = "python|-m|pipelines.new|--like=pipelines/finetune_shakespeare"
     made = f"{new}|--corpus={value}|--base={value}|--prompt={value}|"
-    assert printed == f"python|-m|dvc|repro|{made}/dvc.yaml|nanogpt|report|--recipe={made}|"
+    assert (
+        printed
+        == f"python|-m|dvc|repro|{made}/dvc.yaml|python|-m|nanogpt.commands|report|--recipe={made}|"
+    )
     assert not (tmp_path / "made-by-make").exists()
 
 
 def test_a_variable_of_the_environment_does_nothing(typed: Callable[..., str]) -> None:
     names = ["NAME", "PUBLIC", "BASE", "MODEL", "PROMPT", "RECIPE", "OUT", "DRY_RUN", "PORT"]
     environment = dict.fromkeys(names, "1")
-    assert typed("sample", **environment) == "nanogpt|sample|--recipe=.|"
+    assert typed("sample", **environment) == "python|-m|nanogpt.commands|sample|--recipe=.|"
     printed = typed("push-to-hub", "MODEL=m", "REPO=a/b", **environment)
-    assert printed == "nanogpt|push|--repo=a/b|--|m|"
+    assert printed == "python|-m|nanogpt.commands|push|--repo=a/b|--|m|"
     assert typed("deploy", **environment) == "python|-m|pipelines.local|up|"
 
 
 @pytest.mark.parametrize("no", ["0", "no", "false", "off", ""])
 def test_no_means_no(typed: Callable[..., str], no: str) -> None:
     words = ["push-to-hub", "MODEL=m", "REPO=a/b"]
-    assert typed(*words, f"PUBLIC={no}", f"DRY_RUN={no}") == "nanogpt|push|--repo=a/b|--|m|"
+    assert (
+        typed(*words, f"PUBLIC={no}", f"DRY_RUN={no}")
+        == "python|-m|nanogpt.commands|push|--repo=a/b|--|m|"
+    )
     printed = typed(*words, "PUBLIC=1", "DRY_RUN=yes")
-    assert printed == "nanogpt|push|--repo=a/b|--public|--dry-run|--|m|"
+    assert printed == "python|-m|nanogpt.commands|push|--repo=a/b|--public|--dry-run|--|m|"
     assert "PUBLIC=perhaps: say 1 or 0" in typed(*words, "PUBLIC=perhaps", code=2)
 
 
@@ -155,7 +163,7 @@ def test_what_a_target_needs_is_said(
 
 
 def test_the_commands_of_the_make_targets_are_those_of_nanogpt() -> None:
-    commands = re.findall(r"(?:@|&& )nanogpt ([a-z]+)", (ROOT / "Makefile").read_text())
+    commands = re.findall(r"\$\(nanogpt\) ([a-z]+)", (ROOT / "Makefile").read_text())
     script = Path(sys.executable).with_name("nanogpt")
     shown = subprocess.run([script, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
     known = re.findall(r"^  ([a-z]+)  ", shown.partition("Commands:")[2], re.MULTILINE)
