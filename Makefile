@@ -99,7 +99,7 @@ test: $(READY) ## run the tests, a file at a time on each of two cores: 8 minute
 	python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY) ## run the tests that take long: 20 minutes
-	python -m pytest -n 2 --dist load -m slow
+	python -m pytest -n 2 --dist loadfile -m 'slow and not torture'
 
 torture: $(READY) ## kill trainings at a hundred random instants, and lose a host: half an hour
 	python -m pytest -m torture -s

@@ -149,6 +149,7 @@ def test_the_model_keeps_its_bases_shape_and_tokenizer(done: Recipe) -> None:
         assert (done.data / "model" / name).read_bytes() == there
 
 
+@pytest.mark.slow
 def test_zero_steps_publish_the_base(fresh: Recipe) -> None:
     fresh.change(**OF_BASE, train__steps=0)
     for stage in STAGES[2:]:
@@ -181,6 +182,7 @@ def test_adapters_train_merge_and_load_in_peft(
     assert training["val_loss"] < training["base_val_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "adapters"])
 def test_a_killed_fine_tuning_goes_on_to_the_same_bytes(
     fresh: Recipe, tmp_path: Path, lora: dict[str, Any] | None

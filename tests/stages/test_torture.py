@@ -238,6 +238,7 @@ def children(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "kills"),
     [

@@ -75,6 +75,7 @@ def test_what_it_learns_does_not_depend_on_the_processes(
     assert curves[2] == pytest.approx(curves[0], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_save_is_read_by_any_number_of_processes(new_recipe: Callable[..., Recipe]) -> None:
     # few steps of a small rate: rounding has no time to grow
     changes = {
@@ -190,6 +191,7 @@ def test_a_foreign_save_is_refused(new_recipe: Callable[..., Recipe]) -> None:
     assert "is not a whole save" in recipe.run("train", code=2)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_save_before(new_recipe: Callable[..., Recipe]) -> None:
     recipe = new_recipe("full", train__steps=300, train__eval_interval=10)
     kill_after_a_save(recipe)

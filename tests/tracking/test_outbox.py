@@ -180,6 +180,7 @@ def stage(recipe: Recipe, uri: str, command: list[str], code: int = 0) -> str:
     return printed
 
 
+@pytest.mark.slow
 def test_stages_go_on_while_the_server_dies_and_comes_back(
     front: Front, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
