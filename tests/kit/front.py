@@ -124,7 +124,8 @@ def mlflow_server(folder: Path) -> Iterator[int]:
             [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *address],
             stdout=log,
             stderr=log,
-            env=os.environ | {"MLFLOW_TRACKING_URI": ""},
+            # without its five processes for jobs, which nothing here asks for
+            env=os.environ | {"MLFLOW_TRACKING_URI": "", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "0"},
             start_new_session=True,
         )
         try:
