@@ -136,8 +136,10 @@ def ui(
         return
     connect()  # a moved repository finds its artifacts
     os.chdir(root())
-    options = ["--backend-store-uri", location.tracking_uri(), "--port", str(port)]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "ui", *options])
+    # not as an argument, which every user of the machine can read: it may hold a password
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": location.tracking_uri()}
+    words = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    os.execve(sys.executable, [sys.executable, *words], environment)
 
 
 def main() -> None:

@@ -73,4 +73,4 @@ def show(recipe: Path) -> None:
     change = f"learning_rate={2 * train.learning_rate:g}" if train.steps else "steps=24"
     console.print(f'  make sample {name}PROMPT="{words}"', soft_wrap=True)
     console.print(f"  {folder}dvc exp run -S train.{change}", soft_wrap=True)
-    console.print("  mlflow ui")
+    console.print("  nanogpt ui")

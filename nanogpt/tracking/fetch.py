@@ -35,7 +35,7 @@ def download_registered(name: str, folder: Path) -> Path:
         code = getattr(error, "error_code", "")
         raise SourceError(
             f"MLflow at {public(location.tracking_uri())}: {reason}; its names, versions and"
-            " aliases are in `mlflow ui`, another server is named by MLFLOW_TRACKING_URI",
+            " aliases are in `nanogpt ui`, another server is named by MLFLOW_TRACKING_URI",
             passing=not any(word in f"{reason} {code}" for word in LASTING),
         ) from None
     models = [path.parent for path in folder.rglob("config.json")]

@@ -150,7 +150,7 @@ def test_a_registered_model_is_fetched(registered: Path, run: Run) -> None:
     code, said = run("export", "models:/nanogpt-plays/7")
     assert code == 2
     assert "export: models:/nanogpt-plays/7: MLflow at sqlite:///" in said
-    assert "version=7) not found; its names, versions and aliases are in `mlflow ui`" in said
+    assert "version=7) not found; its names, versions and aliases are in `nanogpt ui`" in said
 
 
 MISTAKES = {
