@@ -133,6 +133,10 @@ class Local:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        # for a moment the kernel shows a process that is being started without its arguments
+        with suppress(psutil.NoSuchProcess):
+            while process.poll() is None and not psutil.Process(process.pid).cmdline():
+                time.sleep(0.01)
         known = self._recorded().get("processes", {})
         known[name] = (process.pid, arguments)
         whole = self.record.with_suffix(".new")

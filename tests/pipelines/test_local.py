@@ -111,8 +111,10 @@ def test_only_what_was_started_is_stopped(local: Local) -> None:
 
 def test_what_was_started_is_known_again(local: Local) -> None:
     command = [sys.executable, "-m", "prefect", "server", "start"]  # neither prefect nor a server
-    Path("prefect.py").write_text("input()")
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    Path("prefect.py").write_text("print(flush=True); input()")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # until then the kernel may show it without its arguments
         record(local, server=process.pid)
         assert local.running()["server"].pid == process.pid
         process.communicate(b"\n")
