@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from nanogpt.common.errors import Stopped, UserError
+from nanogpt.common.errors import NotNow, Stopped, UserError
 from nanogpt.common.files import write_text
 from nanogpt.common.place import check_code
 
@@ -48,13 +48,14 @@ def run_stage(load: Callable[[str], S], main: Callable[[S], None]) -> None:
 def one_line(command: str) -> Iterator[None]:
     """Leave a command with one line for what went wrong.
 
-    Exit codes: 2 the user can mend it (settings, input, network); 1 the machine must be (a full
-    disk); 130 Ctrl-C, 143 SIGTERM.
+    Exit codes: 2 no other attempt helps before somebody mends it (settings, input); 75 another
+    attempt may go better (network); 1 the machine must be mended (a full disk); 130 Ctrl-C, 143
+    SIGTERM.
     """
     try:
         yield
     except UserError as error:
-        message, code = str(error), 2
+        message, code = str(error), os.EX_TEMPFAIL if isinstance(error, NotNow) else 2
     except OSError as error:
         message, code = f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1
     except Stopped as stopped:

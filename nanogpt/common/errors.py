@@ -5,6 +5,10 @@ class UserError(Exception):
     """What is wrong, where, and what to do, in one message; a stage prints it and exits with 2."""
 
 
+class NotNow(UserError):
+    """Nothing is wrong with what was asked, and another attempt may go better; exits with 75."""
+
+
 class Stopped(Exception):
     """A signal stopped the work after it was saved; a stage exits with 128 and its number."""
 

@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanogpt.common.errors import UserError
+from nanogpt.common.errors import NotNow, UserError
 from nanogpt.common.progress import bar
 
 WAITS = (1, 3)  # seconds before the second and the third attempt at what may be a passing fault
 BLOCK = 1 << 20  # bytes
+
+BUSY = (408, 425, 429)  # answers of a web server that has no time now
 
 LASTING = (  # faults that another attempt would meet again
     FileNotFoundError,
@@ -36,12 +38,24 @@ LASTING = (  # faults that another attempt would meet again
 )
 
 
-class SourceError(Exception):
-    """Why a source did not deliver; `passing` when another attempt may go better."""
+# what pip says of an index that does not answer, or not now
+UNREACHED = re.compile(
+    r"Retrying|timed out|HTTP error 5\d\d|Could not fetch URL (?!.*(?:: 4\d\d |ssl certificate))"
+)
 
-    def __init__(self, reason: str, passing: bool = False) -> None:
+
+class SourceError(Exception):
+    """Why a source did not deliver.
+
+    Args:
+        passing: another attempt may go better.
+        at_once: so it may in a few seconds already; not where the source has tried several times.
+    """
+
+    def __init__(self, reason: str, passing: bool = False, at_once: bool = True) -> None:
         super().__init__(reason)
         self.passing = passing
+        self.at_once = passing and at_once
 
 
 class Source(Protocol):
@@ -127,8 +141,9 @@ def fetch(what: str, sources: Sequence[Source], folder: Path) -> str:
 
     Raises:
         UserError: none did; the message names each and why.
+        NotNow: likewise, and at least one of them might at another attempt.
     """
-    failures = []
+    failures, passing = [], False
     for source in sources:
         for wait in (*WAITS, None):
             folder.mkdir(exist_ok=True)
@@ -137,15 +152,17 @@ def fetch(what: str, sources: Sequence[Source], folder: Path) -> str:
             except SourceError as error:
                 shutil.rmtree(folder)
                 failure = f"{source.name}: {error}"
-                if wait is None or not error.passing:
+                if wait is None or not error.at_once:
                     failures.append(failure)
+                    passing |= error.passing
                     if source is not sources[-1]:
                         print(f"{failure}; trying the next source", file=sys.stderr, flush=True)
                     break
             print(f"{failure}; trying again in {wait} s", file=sys.stderr, flush=True)
             time.sleep(wait)
     tried = "\n".join(f"  {failure}" for failure in failures)
-    raise UserError(f"{what} could not be fetched; tried, in this order:\n{tried}")
+    kind = NotNow if passing else UserError
+    raise kind(f"{what} could not be fetched; tried, in this order:\n{tried}")
 
 
 def public(text: str) -> str:
@@ -165,16 +182,26 @@ def _read(address: str) -> Iterator[bytes]:
         # no limit on the whole: big files take hours; the user's proxy counts
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
         options = {"client_kwargs": {"trust_env": True, "timeout": timeout}}
+        options["block_size"] = 0  # in one stream: many servers give no part of a file
     try:
         with (
             fsspec.open(address, "rb", **options) as file,
-            bar(getattr(file, "size", None), "download", "B") as progress,
+            bar(_size(file), "download", "B") as progress,
         ):
             while block := file.read(BLOCK):
                 progress.update(len(block))
                 yield block
     except Exception as error:  # each protocol has its own kinds
         raise fault(error) from error
+
+
+def _size(file: Any) -> int | None:
+    """How many bytes will come, as far as that is known."""
+    headers = getattr(getattr(file, "r", None), "headers", {})
+    if "Content-Length" in headers and "Content-Encoding" not in headers:
+        return int(headers["Content-Length"])
+    size: int | None = getattr(file, "size", None)
+    return size
 
 
 def fault(error: Exception) -> SourceError:
@@ -186,19 +213,22 @@ def fault(error: Exception) -> SourceError:
     status: int = getattr(cause, "status", 0) or getattr(answer, "status_code", 0)
     first = str(cause).strip().partition("\n")[0]
     reason = public(f"{type(cause).__name__}: {first}".removesuffix(": "))
-    return SourceError(reason, passing=not (isinstance(cause, LASTING) or 400 <= status < 500))
+    lasting = isinstance(cause, LASTING) or (400 <= status < 500 and status not in BUSY)
+    return SourceError(reason, passing=not lasting)
 
 
 def _pip_download(requirement: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--no-input", requirement, "-d", str(folder)]
+    command += ["-vv"]  # else it blames the requirement for a network that is down
     pip = subprocess.run(command, capture_output=True, text=True, check=False)
     if pip.returncode:
         errors = [line for line in pip.stderr.splitlines() if line.strip()]
         reason = public(errors[-1].removeprefix("ERROR: ")) if errors else "no message"
-        if "Retrying" in pip.stderr:  # pip retries by itself, and then blames the requirement
+        passing = bool(UNREACHED.search(pip.stdout + pip.stderr))
+        if passing:
             reason = f"the package index cannot be reached ({reason})"
-        raise SourceError(f"pip: {reason}")
+        raise SourceError(f"pip: {reason}", passing, at_once=False)  # pip has tried several times
     return next(folder.glob("*.whl"))
 
 

@@ -128,7 +128,10 @@ class HubModel:
         except (errors.HfHubHTTPError, ValueError) as error:
             raise self._explain(error) from error
         except Exception as error:
-            raise SourceError(f"the Hugging Face hub cannot be reached ({fault(error)})") from error
+            reason = f"the Hugging Face hub cannot be reached ({fault(error)})"
+            offline = isinstance(error, errors.OfflineModeIsEnabled)
+            # another source may do, and at once: this one took its time
+            raise SourceError(reason, passing=not offline, at_once=False) from error
         try:
             return self._copy(folder, str(info.sha), cached=False)
         except (SourceError, UserError):

