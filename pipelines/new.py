@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
@@ -47,17 +48,19 @@ def create(name: str, like: Path, changes: Mapping[str, Any]) -> Path:
         return folder
     if (root() / folder).exists():
         raise RecipeError(f"{folder} is there already, and is no recipe; give another NAME")
-    partial = root() / f"{folder}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     _check_own_data(f"data/{name}")
     values = _without_head(like / "params.yaml")
     _change(values, changes, like)
     values |= {"root": "../..", "params": f"{folder}/params.yaml", "data": f"data/{name}"}
-    partial.mkdir()
     head = HEAD.format(os.path.relpath(like / "params.yaml", root()))
-    (partial / "params.yaml").write_text(head + _yaml_text(values), encoding="utf-8")
-    shutil.copyfile(root() / "dvc.yaml", partial / "dvc.yaml")
-    partial.rename(root() / folder)
+    temporary = root() / ".dvc" / "tmp"  # where neither git nor DVC looks, should it stay
+    temporary.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=temporary) as made:
+        whole = Path(made, name)
+        whole.mkdir()
+        (whole / "params.yaml").write_text(head + _yaml_text(values), encoding="utf-8")
+        shutil.copyfile(root() / "dvc.yaml", whole / "dvc.yaml")
+        whole.rename(root() / folder)
     return folder
 
 

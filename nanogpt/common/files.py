@@ -1,59 +1,108 @@
-"""Files and folders that appear whole or not at all, and what is in them."""
+"""Files and folders that appear whole or not at all, and what is in them.
 
+What is being made or removed lies in a workshop: a folder beside its place, under a name that
+nobody else gives, whose lock is held while its process lives. So two processes at once are not in
+each other's way, and what a killed one left can be told from what belongs to anybody else.
+"""
+
+import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from errno import EEXIST, ENOTEMPTY
+from itertools import count
 from pathlib import Path
 
 from nanogpt.common.manifest import File
+
+WORKSHOP = ".nanogpt-{}.partial"  # with 16 random digits
+LOCK = "lock"
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill; it takes its name, and the place of an older one, when complete."""
-    partial = folder.with_name(folder.name + ".partial")
-    older = folder.with_name(folder.name + ".older.partial")
-    for left in (partial, older):
-        shutil.rmtree(left, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        mode = partial.stat().st_mode & 0o666
-        for path in partial.rglob("*"):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _workshop(folder.parent) as workshop:
+        new = workshop / f"new-{folder.name}"
+        new.mkdir()
+        yield new
+        mode = new.stat().st_mode & 0o666
+        for path in new.rglob("*"):
             if path.is_file():
                 path.chmod(mode)  # safetensors writes for its owner alone
                 sync(path)
-        if folder.exists():
-            folder.rename(older)
-        partial.rename(folder)
+        for turn in count():
+            with suppress(FileNotFoundError):
+                folder.rename(workshop / f"old-{turn}")
+            try:
+                new.rename(folder)
+                break
+            except OSError as error:
+                if error.errno not in (EEXIST, ENOTEMPTY):
+                    with suppress(FileNotFoundError):
+                        (workshop / f"old-{turn}").rename(folder)
+                    raise  # else another process has just put its own there: the last one stays
         sync(folder.parent)
-    finally:
-        for left in (partial, older):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A file to write; it takes its name, and the place of an older one, when complete."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        sync(partial)
-        partial.replace(path)
+    with _workshop(path.parent) as workshop:
+        new = workshop / f"new-{path.name}"
+        yield new
+        sync(new)
+        new.replace(path)
         sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder, if it is there, in such a way that a kill never leaves half of it."""
-    going = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(going, ignore_errors=True)
     if folder.exists():
-        folder.rename(going)
-        shutil.rmtree(going)
+        with _workshop(folder.parent) as workshop:
+            folder.rename(workshop / "old")
+
+
+@contextmanager
+def _workshop(place: Path) -> Iterator[Path]:
+    """A locked folder in `place`, for what is on its way to a name there or away from it."""
+    clear(place)
+    workshop = place / WORKSHOP.format(secrets.token_hex(8))
+    workshop.mkdir()
+    try:
+        with (workshop / f"{LOCK}.new").open("w") as lock:
+            # locked before it has its name; where a file system has no locks it never gets it
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                os.rename(lock.name, workshop / LOCK)
+            yield workshop
+    finally:
+        _demolish(workshop)
+
+
+def clear(place: Path) -> None:
+    """Remove from a folder what killed processes were making or removing there.
+
+    This alone decides what may be removed as somebody's remains: a workshop whose lock can be had.
+    """
+    for workshop in place.glob(WORKSHOP.format("*")):
+        with suppress(OSError), (workshop / LOCK).open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else its process lives
+            _demolish(workshop)
+
+
+def _demolish(workshop: Path) -> None:
+    """Remove a workshop; its lock at last, so that the rest can be told after a kill in here."""
+    for path in workshop.glob("*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LOCK:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(workshop, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

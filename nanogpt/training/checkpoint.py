@@ -38,7 +38,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from nanogpt.common.errors import UserError
-from nanogpt.common.files import remove_folder, sync, write_text
+from nanogpt.common.files import clear, remove_folder, sync, write_text
 from nanogpt.gradients import GuardState
 from nanogpt.machine.distributed import World, lost_peer
 from nanogpt.trainer import Progress
@@ -84,8 +84,10 @@ class Saves:
                 ) from None
             folder.mkdir(exist_ok=True)  # a training that has just finished removed it
             # remove what a killed process left half-written or half-removed, here or beside
-            for partial in (*folder.glob("save-*.partial"), *folder.parent.glob("*.partial")):
+            for partial in folder.glob("save-*.partial"):
                 shutil.rmtree(partial, ignore_errors=True)
+            clear(folder)
+            clear(folder.parent)
             newest = latest(folder)
         # what the first process sees: on a file server the others may see it later
         self.step = int(world.largest(newest)[0])  # of the newest save; -1: there is none

@@ -146,11 +146,12 @@ def test_what_belongs_to_another_corpus_goes_with_it(repository: Path) -> None:
     assert (said.sample.prompt, said.sample.prompt_file) == ("To be", None)
 
 
-def test_what_an_interruption_left_does_not_matter(repository: Path) -> None:
-    left = create("mine", LIKE, {})
-    left.rename("pipelines/mine.partial")
+def test_a_folder_of_a_similar_name_stays(repository: Path) -> None:
+    Path("pipelines/mine.partial").mkdir()
+    Path("pipelines/mine.partial/notes").write_text("mine")
     create("mine", LIKE, {})
-    assert sorted(path.name for path in Path("pipelines").iterdir()) == [LIKE.name, "mine"]
+    assert Path("pipelines/mine.partial/notes").read_text() == "mine"
+    assert len(list(Path("pipelines").iterdir())) == 3
 
 
 @pytest.mark.parametrize(

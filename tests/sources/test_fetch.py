@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt.common.errors import NotNow, UserError
-from nanogpt.common.files import whole_folder
 from nanogpt.sources.fetch import Web, Wheel, fetch, public
 from nanogpt.sources.hub import HubDataset
 
@@ -253,37 +252,6 @@ def test_hub_data_set_becomes_shards_of_its_text(
 def test_hub_data_set_without_the_column_says_what_it_has(hub: Path) -> None:
     with pytest.raises(UserError, match="no column 'body'; its columns: text, url"):
         fetch("x", [HubDataset("who/what", "small", "main", "body")], hub / "x")
-
-
-def test_folder_is_whole_or_absent(tmp_path: Path) -> None:
-    def interrupted() -> None:
-        with whole_folder(tmp_path / "raw") as folder:
-            (folder / "half").write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert not list(tmp_path.iterdir())
-    for content in ("first", "second"):
-        with whole_folder(tmp_path / "raw") as folder:
-            (folder / content).write_text(content)
-    assert [path.name for path in (tmp_path / "raw").iterdir()] == ["second"]
-
-
-def test_a_folders_files_are_read_by_whom_others_are(tmp_path: Path) -> None:
-    (tmp_path / "any").touch()
-    with whole_folder(tmp_path / "raw") as folder:
-        (folder / "inside").mkdir()
-        (folder / "inside" / "own").touch(mode=0o600)
-    assert (tmp_path / "raw/inside/own").stat().st_mode == (tmp_path / "any").stat().st_mode
-
-
-def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
-    (tmp_path / "raw.partial").mkdir()
-    (tmp_path / "raw.partial" / "half").write_text("half")
-    with whole_folder(tmp_path / "raw"):
-        pass
-    assert not list((tmp_path / "raw").iterdir())
 
 
 SAFE = st.text("abcXYZ019-._~", min_size=1)

@@ -45,6 +45,7 @@ PATIENCE = 60  # seconds for processes that lost one of them to end by themselve
 
 STATE = r"data/test/state/\w+"
 SAVE = rf"{STATE}/save-\d+"
+WORKSHOP = r"\.nanogpt-\w+\.partial"  # in which a file or folder is made
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,13 @@ UNDER_WAY = {
     "save": Kind(rf"\w+ {SAVE}\.partial/", nth=12),
     "rename of a save": Kind(rf"rename {SAVE}\.partial$", nth=3),
     "removal of an old save": Kind(rf"(re\w+|rm\w+) {SAVE}(/|$)", nth=8),
-    "journal and run": Kind(rf"{STATE}/(journal|run)\.json", nth=10),
+    "journal and run": Kind(rf"{STATE}/({WORKSHOP}/new-)?(journal|run)\.json", nth=10),
 }
 AT_THE_END = {
-    "publish": Kind(r"data/test/(model|curves|train)", since=r"mkdir data/test/model\.partial"),
-    "register": Kind(r"rename data/\.outbox/training-\w+\.partial$", later=math.inf, nth=1),
+    "publish": Kind(
+        r"data/test/(model|curves|train)", since=rf"mkdir data/test/{WORKSHOP}/new-model"
+    ),
+    "register": Kind(rf"rename data/\.outbox/{WORKSHOP}/new-training-\w+$", later=math.inf, nth=1),
     "removal of the state": Kind(STATE, since=rf"(rmtree|rename) {STATE}$"),
 }
 KINDS = UNDER_WAY | AT_THE_END | {FIRST: Kind(r"write mlflow\.db\.lock", later=1.5, nth=1)}
