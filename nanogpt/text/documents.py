@@ -5,7 +5,8 @@
         for text in documents(raw, corpus.text_field, piece):
 
 Pieces are small and can be read at the same time, by any process that sees the folder. Texts are
-taken as they are: no newline is translated, no byte order mark removed.
+taken as they are: no newline is translated. A byte order mark at the start of a file is not text.
+What has no character, or blanks alone, is no document.
 """
 
 import json
@@ -17,6 +18,22 @@ from nanogpt.common.errors import UserError
 from nanogpt.text.raw import Raw
 
 PIECE = 1 << 21  # bytes of a .jsonl in one piece
+MARK = b"\xef\xbb\xbf"  # the byte order mark in UTF-8
+MEND = (
+    "; mend the file that this is a copy of, and run the download stage again:"
+    " `dvc repro --force --single-item download`"
+)
+NAME = "; name the right one in download.text_field"
+KINDS = {  # how files begin that are no text
+    b"\xff\xfe": "UTF-16: `iconv -f UTF-16 -t UTF-8`",
+    b"\xfe\xff": "UTF-16: `iconv -f UTF-16 -t UTF-8`",
+    b"\x1f\x8b": "gzip: `gunzip`",
+    b"PK\x03\x04": "a zip archive, as office documents are",
+    b"%PDF": "PDF: `pdftotext`",
+    b"PAR1": "parquet: call it .parquet",
+}
+
+Text = tuple[int, str | None]  # where in its file, as `place` reads it, and what; null in the file
 
 
 class Piece(NamedTuple):
@@ -36,7 +53,7 @@ def pieces(raw: Path, corpus: Raw) -> Iterator[Piece]:
     """
     for file in corpus.files:
         name, size = file.name, file.bytes
-        match Path(name).suffix:
+        match Path(name).suffix.lower():
             case ".txt" | ".md":
                 yield Piece(name, 0, size, size)
             case ".jsonl":
@@ -53,88 +70,124 @@ def pieces(raw: Path, corpus: Raw) -> Iterator[Piece]:
 
 
 def documents(raw: Path, text_field: str, piece: Piece) -> Iterator[str]:
-    """The documents of a piece in their order, without those that have no character.
+    """The documents of a piece in their order.
 
     Raises:
         UserError: a text is not UTF-8, has no field `text_field`, or that is no text; says where.
     """
+    return (text for _, text in texts(raw, text_field, piece) if text and not text.isspace())
+
+
+def texts(raw: Path, text_field: str, piece: Piece) -> Iterator[Text]:
+    """As `documents`, with those that are empty, blank or null."""
     path = raw / piece.file
-    match path.suffix:
+    match path.suffix.lower():
         case ".jsonl":
-            texts = _lines(path, text_field, piece)
+            return _lines(path, text_field, piece)
         case ".parquet":
-            texts = _rows(path, text_field, piece)
+            return _rows(path, text_field, piece)
         case _:
-            texts = iter([_utf8(path.read_bytes(), path, 0)])
-    return filter(None, texts)
+            return iter([(0, _utf8(path.read_bytes().removeprefix(MARK), path, 0))])
+
+
+def place(path: Path, where: int) -> str:
+    """The file and, if it holds several texts, the line or the row."""
+    match path.suffix.lower():
+        case ".jsonl":
+            with path.open("rb") as file:
+                number = 1
+                while file.tell() < where and file.readline():
+                    number += 1
+            return f"{path}, line {number}"
+        case ".parquet":
+            return f"{path}, row {where} (counted from 0)"
+        case _:
+            return str(path)
 
 
 def _utf8(data: bytes, path: Path, offset: int) -> str:
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
+        if data.count(0) * 4 < len(data) or not data:
+            return text
+        fault = "has more null bytes than a text has; is it UTF-16, which `iconv` converts, or none"
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 at byte {offset + error.start} (counted from 0); convert it, for"
-            " example with iconv"
-        ) from None
+        with path.open("rb") as file:
+            head = file.read(4)
+        kinds = [kind for start, kind in KINDS.items() if head.startswith(start)]
+        fault = f"is not UTF-8 at byte {offset + error.start} (counted from 0); " + (
+            f"it looks like {kinds[0]}" if kinds else "convert it, for example with iconv"
+        )
+    raise UserError(f"{path} {fault}{MEND}")
 
 
-def _lines(path: Path, field: str, piece: Piece) -> Iterator[str]:
+def _lines(path: Path, field: str, piece: Piece) -> Iterator[Text]:
     """The lines that begin inside the piece."""
     with path.open("rb") as file:
         if piece.start:
             file.seek(piece.start - 1)
-            file.readline()
+            file.readline(piece.stop - piece.start + 1)  # of a longer line, no more than its part
         while (start := file.tell()) < piece.stop:
-            line = _utf8(file.readline(), path, start)
-            if line.isspace():
+            line = _utf8(file.readline().removeprefix(MARK), path, start)
+            if not line or line.isspace():
                 continue
             try:
-                text = json.loads(line)[field]
-                text.encode("utf-8")  # JSON can spell half a character, which UTF-8 cannot
+                yield start, _field(line, field)
             except ValueError as error:
-                raise UserError(f"{_line(path, start)} cannot be read: {error}") from None
-            except (KeyError, TypeError, AttributeError, IndexError):
-                raise UserError(
-                    f"{_line(path, start)} has no text in a field {field!r}; name the right one in"
-                    " download.text_field"
-                ) from None
-            yield text
+                raise UserError(f"{place(path, start)}, {error}") from None
 
 
-def _line(path: Path, start: int) -> str:
-    with path.open("rb") as file:
-        number = 1
-        while file.tell() < start:
-            file.readline()
-            number += 1
-    return f"{path}, line {number},"
+def _field(line: str, field: str) -> str | None:
+    """The text in a line of JSON; raises ValueError."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"cannot be read as JSON: {error}{MEND}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"is no JSON object that has a text in a field {field!r}{MEND}")
+    if field not in values:
+        raise ValueError(f"has no text in a field {field!r}, its fields: {', '.join(values)}{NAME}")
+    text = values[field]
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise ValueError(f"has no text in a field {field!r}, but {text!r:.50}{NAME}")
+    try:
+        text.encode("utf-8")  # JSON can spell half a character, which UTF-8 cannot
+    except ValueError as error:
+        raise ValueError(f"cannot be read: {error}{MEND}") from None
+    return text
 
 
-def _rows(path: Path, field: str, piece: Piece) -> Iterator[str]:
+def _rows(path: Path, field: str, piece: Piece) -> Iterator[Text]:
     table = _parquet(path)
     columns = {column.name: column.type for column in table.schema_arrow}
     if field not in columns:
-        raise UserError(
-            f"{path} has no column {field!r}, its columns: {', '.join(columns)}; name the right one"
-            " in download.text_field"
-        )
+        raise UserError(f"{path} has no column {field!r}, its columns: {', '.join(columns)}{NAME}")
     row = sum(table.metadata.row_group(group).num_rows for group in range(piece.start))
     groups = range(piece.start, piece.stop)
-    for batch in table.iter_batches(batch_size=256, row_groups=groups, columns=[field]):
+    batches = table.iter_batches(batch_size=256, row_groups=groups, columns=[field])
+    while (batch := _next(batches, path)) is not None:
         for value in batch.column(0):
             try:
                 text = value.as_py()
             except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}, row {row} (counted from 0), is not UTF-8: {error}"
-                ) from None
-            if not isinstance(text, str):
-                raise UserError(
-                    f"{path}, row {row} (counted from 0), holds {text!r:.50}, not a text"
-                )
-            yield text
+                raise UserError(f"{place(path, row)}, is not UTF-8: {error}{MEND}") from None
+            if not isinstance(text, str | None):
+                raise UserError(f"{place(path, row)}, holds {text!r:.50}, not a text{NAME}")
+            yield row, text
             row += 1
+
+
+def _next(batches: Iterator[Any], path: Path) -> Any:
+    from pyarrow import ArrowException
+
+    try:
+        return next(batches, None)
+    except (ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # the disk's own
+            raise
+        raise UserError(f"{path} is damaged: {error}{MEND}") from None
 
 
 def _parquet(path: Path) -> Any:
@@ -142,5 +195,7 @@ def _parquet(path: Path) -> Any:
 
     try:
         return parquet.ParquetFile(path)
-    except ArrowInvalid as error:
-        raise UserError(f"{path} is not a parquet file: {error}") from None
+    except (ArrowInvalid, OSError) as error:
+        if getattr(error, "errno", None):
+            raise
+        raise UserError(f"{path} is not a parquet file: {error}{MEND}") from None

@@ -19,10 +19,8 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from functools import lru_cache, partial
 from itertools import chain
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +34,8 @@ from nanogpt.common.progress import bar
 from nanogpt.settings import Tokenize
 from nanogpt.text.documents import Piece, documents, pieces
 from nanogpt.text.raw import open_raw
+from nanogpt.text.splits import check_copies, check_shares, split_documents, split_text
+from nanogpt.text.survey import Survey, survey
 from nanogpt.text.tokenizer import Tokenizer, char_json, gpt2_json, load, write
 from nanogpt.text.tokens import DTYPES, SPLITS, STARTS, Dtype, Name, Split, TokensManifest
 
@@ -62,14 +62,15 @@ def tokenize(
     chunks = [Chunk(raw, source.text_field, some) for some in _chunks(pieces(raw, source))]
     size = sum(chunk.size for chunk in chunks)
     with whole_folder(out) as folder, _workers(executor, size) as run:
-        counts, characters = [], set[str]()
+        counts, corpus = [], Survey()
         with bar(size, "read", "B") as progress:
-            survey = partial(_survey, characters=settings.tokenizer == "char")
-            for chunk, (count, found) in zip(chunks, run(survey, chunks), strict=True):
-                counts.append(count)
-                characters |= found
+            look = partial(Chunk.survey, characters=settings.tokenizer == "char")
+            for chunk, found in zip(chunks, run(look, chunks), strict=True):
+                counts.append(found.documents)
+                corpus += found
                 progress.update(chunk.size)
-        total = sum(counts)
+        corpus.tell(raw)
+        total = corpus.documents
         if total == 0:
             raise UserError(f"{raw}: the corpus {source.corpus} has no text; choose another one")
 
@@ -78,7 +79,7 @@ def tokenize(
         elif settings.tokenizer == "gpt2":
             write(folder, gpt2_json(raw / "vocabulary"))
         else:
-            write(folder, char_json(characters, eot=total > 1))
+            write(folder, char_json(corpus.characters, eot=total > 1))
         sha256 = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
         encoder = _tokenizer(folder, sha256)
         dtype: Dtype = "uint16" if encoder.vocab_size <= 1 << 16 else "uint32"
@@ -110,34 +111,11 @@ def tokenize(
             eot=encoder.eot,
             splits={split.name: split.summary() for split in splits},
         )
+        if total > 1:
+            check_shares(manifest.splits, settings)
+            check_copies({split.name: np.concatenate(split.heads) for split in splits})
         write_manifest(folder, manifest)
     return manifest
-
-
-def split_text(text: str, settings: Tokenize) -> tuple[str, str, str]:
-    """One document by position: train, then val, then test; nanoGPT's cut where test is 0."""
-    # decimals, as they stand in the file: in floats 1 - 0.05 - 0.05 is less than 0.9
-    val, test = Decimal(repr(settings.val)), Decimal(repr(settings.test))
-    first, second = (int(len(text) * share) for share in (1 - val - test, 1 - test))
-    parts = text[:first], text[first:second], text[second:]
-    if not parts[0] or not parts[1] or (test and not parts[2]):
-        raise UserError(
-            f"the corpus has {len(text)} characters, too few for tokenize.val {val} and"
-            f" tokenize.test {test}; bring more text"
-        )
-    return parts
-
-
-def split_documents(count: int, settings: Tokenize) -> NDArray[np.uint8]:
-    """Where each document goes, as an index of SPLITS: (count,), decided by the seed alone."""
-    val, test = (ceil(Decimal(repr(share)) * count) for share in (settings.val, settings.test))
-    if val + test >= count:
-        raise UserError(
-            f"the corpus has {count} documents, of which val takes {val} and test {test}, so none"
-            " is left to train on; bring more, or lower tokenize.val and tokenize.test"
-        )
-    labels = np.repeat(np.arange(3, dtype=np.uint8), (count - val - test, val, test))
-    return np.random.Generator(np.random.PCG64(settings.seed)).permutation(labels)
 
 
 @dataclass(frozen=True)
@@ -156,6 +134,9 @@ class Chunk:
         for piece in self.pieces:
             yield from documents(self.raw, self.text_field, piece)
 
+    def survey(self, characters: bool) -> Survey:
+        return survey(self.raw, self.text_field, self.pieces, characters)
+
 
 def _chunks(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, ...]]:
     chunk, size = [], 0
@@ -167,16 +148,6 @@ def _chunks(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, ...]]:
             chunk, size = [], 0
     if chunk:
         yield tuple(chunk)
-
-
-def _survey(chunk: Chunk, characters: bool) -> tuple[int, set[str]]:
-    """How many documents a chunk has and, if asked for, which characters."""
-    count, found = 0, set[str]()
-    for text in chunk.documents():
-        count += 1
-        if characters:
-            found.update(text)
-    return count, found
 
 
 @dataclass
@@ -232,6 +203,7 @@ class SplitWriter:
         self.name = name
         self.tokens = self.documents = self.bytes = 0
         self.sha256, self.texts = hashlib.sha256(), hashlib.sha256()
+        self.heads = [np.empty(0, np.uint64)]  # eight bytes of each text's digest
         self.ids = (folder / f"{name}.bin").open("wb")
         self.starts = (folder / f"{name}.documents.bin").open("wb")
 
@@ -255,6 +227,7 @@ class SplitWriter:
         self.documents += len(part.lengths)
         self.bytes += part.bytes
         self.texts.update(part.digests)
+        self.heads.append(np.frombuffer(part.digests, np.uint64)[::4].copy())
 
     def summary(self) -> Split:
         return Split(

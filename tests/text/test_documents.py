@@ -72,7 +72,7 @@ def test_a_jsonl_can_be_read_in_pieces_of_any_size(
     (folder / "a.jsonl").write_bytes(data)
     pieces = [Piece("a.jsonl", i, min(i + size, len(data)), 0) for i in range(0, len(data), size)]
     found = [text for piece in pieces for text in documents.documents(folder, "t", piece)]
-    assert found == [text for text in texts if text]
+    assert found == [text for text in texts if text.strip()]
 
 
 TWO = jsonl(["To be", "or not"])
@@ -86,15 +86,14 @@ TWO = jsonl(["To be", "or not"])
             {"a.jsonl": TWO.encode() + b'{"text": "\xff"}'},
             rf"a\.jsonl is not UTF-8 at byte {len(TWO) + 10} ",
         ),
-        ({"a.jsonl": TWO + "{"}, r"a\.jsonl, line 3, cannot be read: Expecting"),
+        ({"a.jsonl": TWO + "{"}, r"a\.jsonl, line 3, cannot be read as JSON: Expecting"),
         (
             {"a.jsonl": TWO + '{"text": "\\ud83d"}'},
             r"a\.jsonl, line 3, cannot be read: .*surrogate",
         ),
         ({"a.jsonl": TWO + '{"body": "x"}'}, r"a\.jsonl, line 3, has no text in a field 'text'"),
         ({"a.jsonl": TWO + '{"text": 5}'}, r"a\.jsonl, line 3, has no text in a field 'text'"),
-        ({"a.jsonl": TWO + '{"text": null}'}, r"a\.jsonl, line 3, has no text in a field 'text'"),
-        ({"a.jsonl": TWO + '["x"]'}, r"a\.jsonl, line 3, has no text in a field 'text'"),
+        ({"a.jsonl": TWO + '["x"]'}, r"a\.jsonl, line 3, is no JSON object that has a text"),
         ({"a.parquet": b"PAR1"}, r"a\.parquet is not a parquet file"),
         ({"a.pdf": "x"}, r"a\.pdf is not one of \.txt, \.md, \.jsonl, \.parquet"),
         ({"a.txt": "", "b.jsonl": "\n\n" + jsonl([""])}, "the corpus mine has no text"),
@@ -118,7 +117,6 @@ def test_a_corpus_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("column", "field", "message"),
     [
-        (pa.array(["x", "y", "z", None]), "text", r"row 3 \(counted from 0\), holds None"),
         (pa.array([1, 2, 3, 4]), "text", r"row 0 \(counted from 0\), holds 1, not a text"),
         (pa.array([b"x", b"y"]), "text", r"row 0 \(counted from 0\), holds b'x', not a text"),
         (pa.array(["x"]), "body", "no column 'text', its columns: other, body"),

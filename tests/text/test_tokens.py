@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from nanogpt.common.errors import UserError
 from nanogpt.text import documents, writer
+from nanogpt.text.splits import split_documents, split_text
 from nanogpt.text.tokenizer import char_json, load
 from nanogpt.text.tokens import SPLITS, open_tokens
-from nanogpt.text.writer import split_documents, split_text, tokenize
+from nanogpt.text.writer import tokenize
 from tests.kit.recipes import ROOT, Recipe
 from tests.text.test_documents import jsonl, make_raw, parquet, replace, settings
 from tests.text.test_tokenizer import EDGES, PLAY, train_vocabulary
