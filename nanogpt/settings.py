@@ -2,39 +2,31 @@
 
     settings = load("pipelines/finetune_shakespeare/params.yaml")
 
-First what each key may be, section by section, and what does not go together; then how a file is
-read. No field has a default: what a recipe does stands in its file, where DVC can see a change.
+What each key may be, and what does not go together. No field has a default: what a recipe does
+stands in its file, where DVC can see a change.
 """
 
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from nanogpt.common.errors import UserError
+from nanogpt.common.plain_yaml import read_yaml
+from nanogpt.common.secrets import holds_secret
+from nanogpt.common.section import Section, mistakes
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Name = Annotated[str, Field(min_length=1)]
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]  # no path holds \0
 Auto = Literal["auto"]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{,99}")  # of a recipe: MLflow's registry takes no dot
+TINY = 1e-6  # logits divided by less are infinite
 
 
 class Download(Section):
@@ -42,6 +34,16 @@ class Download(Section):
     text_field: Name
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
     base: Name | Annotated[list[Name], Field(min_length=1)] | None
+
+    @field_validator("corpus", "base")
+    @classmethod
+    def holds_no_secret(cls, value: Any) -> Any:
+        if any(map(holds_secret, [value] if isinstance(value, str) else value or [])):
+            raise ValueError(
+                "a password or token would stand in dvc.lock and in MLflow; for https keep it in"
+                " ~/.netrc, for s3: and gs: in the environment, or fetch the file yourself"
+            )
+        return value
 
     @property
     def bases(self) -> list[str]:
@@ -67,6 +69,12 @@ class Window(Section):
 
     context: Positive
     dropout: Share
+
+    @classmethod
+    def unknown(cls, key: str) -> str:
+        if cls is Window and key in Model.model_fields:
+            return "comes with download.base; leave it out, or set that to null"
+        return super().unknown(key)
 
 
 class Model(Window):
@@ -151,7 +159,7 @@ class Train(Section):
 
 class Sample(Section):
     prompt: str
-    prompt_file: str | None
+    prompt_file: Name | None
     samples: Positive
     tokens: Positive
     temperature: Annotated[float, Field(ge=0)]
@@ -159,24 +167,13 @@ class Sample(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] | None
     seed: Seed
 
-    def read_prompt(self) -> str:
-        """The prompt, or what its file holds.
-
-        Raises:
-            UserError: the file is not there, or not UTF-8.
-        """
-        if self.prompt_file is None:
-            return self.prompt
-        try:
-            return Path(self.prompt_file).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise UserError(
-                f"sample.prompt_file: {self.prompt_file!r} does not exist, seen from {Path.cwd()}"
-            ) from None
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"sample.prompt_file: {self.prompt_file!r} is not UTF-8 at byte {error.start}"
-            ) from None
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        if 0 < self.temperature < TINY:
+            raise ValueError(f"temperature {self.temperature}: 0 takes the likeliest token")
+        if self.top_p is not None and self.top_p < TINY:
+            raise ValueError(f"top_p {self.top_p}: top_k 1 keeps the likeliest token alone")
+        return self
 
 
 class Machine(Section):
@@ -190,6 +187,25 @@ class Machine(Section):
     micro_batch: Auto | Positive
     activation_checkpointing: bool
     threads: Auto | Positive
+
+    @property
+    def machines(self) -> tuple[int, int]:
+        """The fewest and the most that train together."""
+        fewest, _, most = str(self.nodes).partition(":")
+        return int(fewest), int(most or fewest)
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        fewest, most = self.machines
+        if fewest > most:
+            raise ValueError(f"nodes {self.nodes!r} should be fewest:most, such as '1:2'")
+        if most > 1 and self.rendezvous is None:
+            raise ValueError(f"nodes {self.nodes} need rendezvous: host:port of the first of them")
+        if self.rendezvous and not 0 < int(self.rendezvous.rpartition(":")[2]) < 2**16:
+            raise ValueError(f"rendezvous {self.rendezvous!r}: a port is a number from 1 to 65535")
+        if (self.device, self.dtype) == ("cpu", "float16"):
+            raise ValueError("dtype float16 needs a GPU; a CPU takes float32 or bfloat16")
+        return self
 
 
 class Settings(Section):
@@ -206,13 +222,21 @@ class Settings(Section):
     sample: Sample
     machine: Machine
 
+    @field_validator("root", "params")
+    @classmethod
+    def is_written_plainly(cls, path: str) -> str:
+        if os.path.isabs(path) or path != os.path.normpath(path):  # DVC would find it changed
+            raise ValueError("should be a relative path without needless parts such as ./")
+        return path
+
     @field_validator("data")
     @classmethod
     def names_a_recipe(cls, data: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", Path(data).name):
-            raise ValueError("its last part names the recipe: letters, digits, _ . -")
-        if Path(data).is_absolute() or ".." in Path(data).parts:
-            raise ValueError("should be a folder below the root, and seen from there")
+        if not all(map(NAME.fullmatch, data.split("/"))):
+            raise ValueError(
+                "should be a folder below the root, whose last part names the recipe: letters,"
+                " digits, _ -, up to 100"
+            )
         return data
 
     @model_validator(mode="after")
@@ -254,31 +278,14 @@ def load(path: str | Path) -> Settings:
     """Read and check a recipe's settings.
 
     Raises:
-        UserError: the file is missing or not YAML; a key is unknown, missing, of the wrong type or
-            impossible (the message has every such key's path, its value and what is allowed); or
-            `root` and `params` lead to another file, as in a recipe that was copied.
+        UserError: there is no such file; DVC would read it otherwise; keys are wrong (their paths,
+            values, and what is allowed); or `root` and `params` lead to another file, as in a copy.
     """
-    try:
-        # YAML 1.2: `1e-3` is a number, `1:2` and `0010` are what they look like, and a key that
-        # stands twice is refused
-        values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist, seen from {Path.cwd()}; name the params.yaml of a recipe"
-        ) from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {_fault(error)}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no settings; start from a copy of the repository's own")
+    values = read_yaml(path)
     try:
         settings = parse(values)
     except ValidationError as error:
-        mistakes: dict[str, list[str]] = {}
-        for detail in error.errors():
-            place, allowed = _explain(detail, _kind(values))
-            mistakes.setdefault(place, []).append(allowed)
-        # a value that may be of two types is refused once for each of them: one line for both
-        lines = [f"  {place}: " + " or ".join(dict.fromkeys(m)) for place, m in mistakes.items()]
+        lines = (f"  {mistake}" for mistake in mistakes(error, _kind(values)))
         raise UserError("\n".join((f"{path}:", *lines))) from None
     meant = Path(path).parent / settings.root / settings.params
     if not meant.exists() or not os.path.samefile(meant, path):
@@ -293,51 +300,3 @@ def _kind(values: dict[str, Any]) -> type[Settings]:
     """Which settings these are to be: whether they name a base decides it."""
     download = values.get("download")
     return Settings if isinstance(download, dict) and download.get("base") else FromScratch
-
-
-def _fault(error: Exception) -> str:
-    """What is wrong with a YAML file and where, without the library's advice to programmers."""
-    if not isinstance(error, MarkedYAMLError):
-        return str(error)
-    mark = error.problem_mark
-    place = f", in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    return f"{str(error.problem).partition(' with value')[0]}{place}"
-
-
-def _explain(detail: Any, kind: type[Settings]) -> tuple[str, str]:
-    """Where a mistake is, with the value that stands there, and what is allowed."""
-    if detail["type"] == "extra_forbidden":
-        *above, key = detail["loc"]
-        section: type[BaseModel] = kind
-        for name in above:
-            section = _section(section.model_fields[name].annotation) or section
-        place = ".".join(detail["loc"])
-        if section is Window and key in Model.model_fields:
-            return place, "comes with download.base; leave it out, or set that to null"
-        return place, f"unknown key; known here: {', '.join(section.model_fields)}"
-    # pydantic adds the members of a union to the path: keep what stands in the file
-    path = ".".join(key for key in detail["loc"] if key in _keys(kind))
-    if detail["type"] == "missing":
-        return path, "is missing"
-    if detail["type"] == "value_error":
-        said = str(detail["ctx"]["error"])
-        if not path:  # of all settings: it names its place itself
-            place, _, said = said.partition(": ")
-            return place, said
-        place = path if isinstance(detail["input"], dict) else f"{path}: {detail['input']!r}"
-        return place, said
-    return f"{path}: {detail['input']!r}", detail["msg"].replace("Input should", "should", 1)
-
-
-def _keys(section: type[BaseModel]) -> set[str]:
-    keys = set(section.model_fields)
-    for field in section.model_fields.values():
-        if inner := _section(field.annotation):
-            keys |= _keys(inner)
-    return keys
-
-
-def _section(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, or may hold."""
-    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-    return next((kind for kind in kinds if issubclass(kind, BaseModel)), None)

@@ -40,8 +40,10 @@ def create(name: str, like: Path, changes: Mapping[str, Any]) -> Path:
         RecipeError: not a name; no such recipe or key; changes that do not go with that recipe; or
             a recipe of this name that asks for something else.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise RecipeError(f"{name!r} cannot name a recipe; give a NAME of letters, digits, _ . -")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{,99}", name):
+        raise RecipeError(
+            f"{name!r} cannot name a recipe; give a NAME of letters, digits, _ -, up to 100"
+        )
     folder = Path("pipelines", name)
     if (root() / folder / "params.yaml").exists():
         _check_same(folder, changes)
@@ -148,10 +150,11 @@ def name_for(like: Path, given: Iterable[str]) -> str:
     """A name from the first word of the recipe that it is like, and what it is given."""
     words = [like.name.partition("_")[0]]
     for value in given:
+        value = re.sub("://[^/]*@", "://", value)  # a password is no name
         parts = [part for part in re.split("[/:]", value.partition("@")[0]) if part]
         names = [Path(part).stem for part in parts if not glob.has_magic(part)]
         words += [re.sub(r"[^A-Za-z0-9-]+", "_", name).strip("_") for name in names[-1:]]
-    return "_".join(filter(None, words))
+    return re.sub(r"[^A-Za-z0-9_-]", "_", "_".join(filter(None, words)))[:100]
 
 
 def _values(file: Path) -> dict[str, Any]:

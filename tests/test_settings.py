@@ -1,5 +1,6 @@
 """params.yaml: what is complete loads, what is wrong is named with its path, value and remedy."""
 
+import datetime
 import re
 from pathlib import Path
 
@@ -43,7 +44,24 @@ def edited(tmp_path: Path, **changes: object) -> Path:
         ({"data": "data/a b"}, ["data: 'data/a b'", "names the recipe"]),
         ({"data": "/data/mine"}, ["data: '/data/mine'", "a folder below the root"]),
         ({"data": "data/../../mine"}, ["data: 'data/../../mine'", "a folder below the root"]),
+        ({"data": "data/v1.2"}, ["data: 'data/v1.2'", "letters, digits, _ -"]),
+        ({"data": "data/" + "a" * 101}, ["names the recipe", "up to 100"]),
+        ({"data": "da ta/mine"}, ["data: 'da ta/mine'", "a folder below the root"]),
+        ({"data": "data/$(touch x)/mine"}, ["a folder below the root"]),
+        ({"data": "./data/mine"}, ["a folder below the root"]),
+        ({"params": "./params.yaml"}, ["params: './params.yaml'", "without needless parts"]),
+        ({"root": "../"}, ["root: '../'", "without needless parts"]),
         ({"train": None}, ["train: None"]),
+        ({"sample__temperature": 1e-320}, ["sample: temperature 1e-320: 0 takes the likeliest"]),
+        ({"sample__top_p": 1e-300}, ["top_p 1e-300: top_k 1 keeps the likeliest"]),
+        ({"sample__prompt_file": "a\0b"}, ["sample.prompt_file: 'a\\x00b'"]),
+        ({"download__corpus": datetime.date(2020, 1, 1)}, ["a valid string; put it into quotes"]),
+        ({"machine__nodes": 2}, ["nodes 2 need rendezvous: host:port"]),
+        ({"machine__nodes": "1:2"}, ["nodes 1:2 need rendezvous"]),
+        ({"machine__nodes": "2:1", "machine__rendezvous": "a:1"}, ["'2:1' should be fewest:most"]),
+        ({"machine__rendezvous": "a:99999"}, ["a port is a number from 1 to 65535"]),
+        ({"machine__device": "cpu", "machine__dtype": "float16"}, ["float16 needs a GPU"]),
+        ({"sample__prompt": "a ${seed} b"}, ["sample.prompt: 'a ${seed} b'", "prompt_file"]),
     ],
 )
 def test_refuses_with_path_value_and_remedy(
@@ -53,6 +71,17 @@ def test_refuses_with_path_value_and_remedy(
         load(edited(tmp_path, **changes))
     for part in says:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["corpus", "base"])
+@pytest.mark.parametrize("address", ["https://me:hunter2@a.b/c.txt", "s3://a/b.txt?token=hunter2"])
+def test_a_password_is_refused_and_not_shown(tmp_path: Path, key: str, address: str) -> None:
+    more = {"download__base": "gpt2", "tokenize__tokenizer": "base"} if key == "base" else {}
+    for value in (address, [address]):
+        with pytest.raises(UserError, match=rf"download\.{key}") as error:
+            load(edited(tmp_path, **(more | {f"download__{key}": value})))
+        assert "hunter2" not in str(error.value)
+    assert "would stand in dvc.lock" in str(error.value) or key == "corpus"
 
 
 def test_all_mistakes_come_in_one_message(tmp_path: Path) -> None:
@@ -102,7 +131,8 @@ def written(tmp_path: Path, line: str) -> Path:
 def test_numbers_are_those_of_yaml_1_2(tmp_path: Path) -> None:
     assert load(written(tmp_path, "learning_rate: 1e-3")).train.learning_rate == 0.001
     assert load(written(tmp_path, "log_interval: 0010")).train.log_interval == 10
-    assert load(written(tmp_path, "nodes: 1:2")).machine.nodes == "1:2"
+    with pytest.raises(UserError, match="nodes 1:2 need"):  # and not 62
+        load(written(tmp_path, "nodes: 1:2"))
     with pytest.raises(UserError, match=r"train\.log_interval: '1:2': should be a valid integer"):
         load(written(tmp_path, "log_interval: 1:2"))
 

@@ -15,6 +15,7 @@ from nanogpt.generation import generate
 from nanogpt.machine.distributed import pick_device
 from nanogpt.settings import Sample, load
 from nanogpt.text import tokenizer
+from nanogpt.text.prompt import read_prompt
 
 
 def play(recipe: Path, model: str | None, prompt: str | None, given: Mapping[str, Any]) -> None:
@@ -39,7 +40,7 @@ def play(recipe: Path, model: str | None, prompt: str | None, given: Mapping[str
         said = detail["msg"].replace("Input should", "should", 1)
         raise UserError(f"--{option}: {detail['input']!r}: {said}") from None
     with chdir(place):  # from where the recipe names its files
-        text = wanted.read_prompt() if prompt is None else prompt
+        text = read_prompt(wanted) if prompt is None else prompt
     with open_model(model or str(place / settings.path("model"))) as (_, folder):
         device = torch.device(pick_device(settings.machine))
         texts = generate(

@@ -55,11 +55,11 @@ def launch(machine: Machine, processes: int, module: str, arguments: list[str]) 
         What the command has to exit with: 0, or the code of a process that has said why it ended.
 
     Raises:
-        UserError: `machine.nodes` and `machine.rendezvous` do not fit together.
+        UserError: `machine.rendezvous` cannot be reached from this machine.
         Stopped: a second Ctrl-C came before a process had saved.
         OSError: a process was killed, or the other machines cannot be reached.
     """
-    fewest, most = _nodes(machine)
+    fewest, most = machine.machines
     alone = machine.rendezvous is None or most == 1
     endpoint = "localhost:0" if alone else str(machine.rendezvous)
     hosts, address = (True, LOOPBACK) if alone else _meet(endpoint)
@@ -183,19 +183,6 @@ class Agent(LocalElasticAgent):
         state = self._rdzv_handler._state_holder.state  # type: ignore[attr-defined]
         size = worker_group.group_world_size  # None until the first start
         return size is not None and len(state.participants) < size
-
-
-def _nodes(machine: Machine) -> tuple[int, int]:
-    """The fewest and the most machines that train together."""
-    fewest, most = (int(word) for word in (str(machine.nodes).split(":") * 2)[:2])
-    if fewest > most:
-        raise UserError(f"machine.nodes: {machine.nodes!r} should be fewest:most, such as '1:2'")
-    if most > 1 and machine.rendezvous is None:
-        raise UserError(
-            f"machine.nodes: {machine.nodes} machines need a place to meet; set"
-            " machine.rendezvous to host:port, with the address of the first of them"
-        )
-    return fewest, most
 
 
 def _host_and_port(endpoint: str) -> tuple[str, int]:

@@ -17,8 +17,9 @@ from pathlib import Path
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import digest_files, list_files, whole_folder
 from nanogpt.common.manifest import write_manifest
+from nanogpt.common.secrets import public
 from nanogpt.settings import Download
-from nanogpt.sources.fetch import Files, Source, Web, Wheel, fetch, public
+from nanogpt.sources.fetch import Files, Source, Web, Wheel, fetch
 from nanogpt.sources.hub import TOKENIZER, HubDataset
 from nanogpt.sources.shakespeare import script
 from nanogpt.text.raw import Raw, Vocabulary

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from nanogpt.common.errors import NotNow, UserError
 from nanogpt.common.progress import bar
+from nanogpt.common.secrets import public
 
 WAITS = (1, 3)  # seconds before the second and the third attempt at what may be a passing fault
 BLOCK = 1 << 20  # bytes
@@ -163,12 +164,6 @@ def fetch(what: str, sources: Sequence[Source], folder: Path) -> str:
     tried = "\n".join(f"  {failure}" for failure in failures)
     kind = NotNow if passing else UserError
     raise kind(f"{what} could not be fetched; tried, in this order:\n{tried}")
-
-
-def public(text: str) -> str:
-    """`text` with the credentials taken out of every address in it: user, password and query."""
-    text = re.sub(r"(?<=://)[^\s/@]*@", "", text)
-    return re.sub(r"(://[^\s?#'\"]*)[?#][^\s'\"),]*", r"\1", text)
 
 
 def _read(address: str) -> Iterator[bytes]:

@@ -15,12 +15,13 @@ from nanogpt.generation import generate
 from nanogpt.machine.distributed import pick_device
 from nanogpt.settings import Settings, load
 from nanogpt.text import tokenizer
+from nanogpt.text.prompt import read_prompt
 from nanogpt.tracking import outbox
 
 
 def main(settings: Settings) -> None:
     model, out = settings.path("model"), settings.path("samples.md")
-    prompt = settings.sample.read_prompt()
+    prompt = read_prompt(settings.sample)
     continued = sample(model, prompt, settings, settings.sample.samples)
     texts = {f"Sample {number}": text for number, text in enumerate(continued, start=1)}
     base = open_base(settings.path("base"))

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from nanogpt.common.errors import UserError
-from nanogpt.sources.fetch import SourceError, public
+from nanogpt.common.secrets import public
+from nanogpt.sources.fetch import SourceError
 from nanogpt.tracking import location
 from nanogpt.tracking.run import connect, explain
 
@@ -31,7 +32,7 @@ def download_registered(name: str, folder: Path) -> Path:
 
         download_artifacts(artifact_uri=name, dst_path=str(folder))
     except Exception as error:
-        reason = public(explain(error).partition(": ")[2])
+        reason = explain(error).partition(": ")[2]
         code = getattr(error, "error_code", "")
         raise SourceError(
             f"MLflow at {public(location.tracking_uri())}: {reason}; its names, versions and"

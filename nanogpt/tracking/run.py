@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import remove_folder, write_text
+from nanogpt.common.secrets import public
 from nanogpt.tracking import lineage, location
 from nanogpt.training import checkpoint, journal
 
@@ -285,5 +286,5 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def explain(error: Exception) -> str:
-    """An error in one short line: MLflow's can have a page."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+    """An error in one short line, without credentials: MLflow's can have a page."""
+    return f"{type(error).__name__}: {public(str(error).strip().partition(chr(10))[0])[:200]}"

@@ -67,9 +67,9 @@ def test_a_recipe_for_ones_own_text(repository: Path) -> None:
 
 @pytest.mark.parametrize("like", [Path(), LIKE], ids=str)
 def test_the_graph_of_a_made_recipe_resolves(repository: Path, like: Path) -> None:
-    folder = create("mine", like, {"sample.prompt": "${HOME} ${data}"})
+    folder = create("mine", like, {"sample.prompt": "$HOME $(data) `data`"})
     assert (folder / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
-    assert load(folder / "params.yaml").sample.prompt == "${HOME} ${data}"
+    assert load(folder / "params.yaml").sample.prompt == "$HOME $(data) `data`"
     found = stages(folder)
     assert [stage.name for stage in found] == STAGES
     assert {stage.address for stage in found} == {f"{folder}/dvc.yaml:{name}" for name in STAGES}
@@ -165,16 +165,17 @@ def test_a_folder_of_a_similar_name_stays(repository: Path) -> None:
         ("mine", LIKE, {"data": "x"}, "data cannot be chosen"),
         ("mine", Path(), {"download.base": "gpt2"}, "params.yaml has no base.* such as LIKE="),
         ("shakespeare", LIKE, {}, "data/shakespeare is where params.yaml writes"),
-        ("new.py", LIKE, {}, "pipelines/new.py is there already, and is no recipe"),
+        ("v1.2", LIKE, {}, "'v1.2' cannot name a recipe"),
+        ("other", LIKE, {}, "pipelines/other is there already, and is no recipe"),
     ],
 )
 def test_what_cannot_be_made(
     repository: Path, name: str, like: Path, changes: dict[str, object], says: str
 ) -> None:
-    Path("pipelines/new.py").touch()
+    Path("pipelines/other").touch()
     with pytest.raises(RecipeError, match=says):
         create(name, like, changes)
-    assert sorted(path.name for path in Path("pipelines").iterdir()) == [LIKE.name, "new.py"]
+    assert sorted(path.name for path in Path("pipelines").iterdir()) == [LIKE.name, "other"]
 
 
 @pytest.mark.parametrize(
@@ -239,6 +240,8 @@ def test_a_folder_is_no_corpus(new: New) -> None:
         (["my book.txt", "gpt2"], "finetune_my_book_gpt2"),
         (["**/*.md", "hf:org/name-1b@main"], "finetune_name-1b"),
         (["models:/nanogpt-x@champion"], "finetune_nanogpt-x"),
+        (["https://me:hunter2@host/b.txt"], "finetune_b"),
+        ([f"{'long' * 30}.txt"], f"finetune_{'long' * 30}"[:100]),
     ],
 )
 def test_a_name_says_what_a_recipe_is_of(given: list[str], name: str) -> None:

@@ -12,11 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nanogpt.common.errors import NotNow, UserError
-from nanogpt.sources.fetch import Web, Wheel, fetch, public
+from nanogpt.sources.fetch import Web, Wheel, fetch
 from nanogpt.sources.hub import HubDataset
 
 TEXT = b"Who's there?\n" * 1000
@@ -252,14 +250,3 @@ def test_hub_data_set_becomes_shards_of_its_text(
 def test_hub_data_set_without_the_column_says_what_it_has(hub: Path) -> None:
     with pytest.raises(UserError, match="no column 'body'; its columns: text, url"):
         fetch("x", [HubDataset("who/what", "small", "main", "body")], hub / "x")
-
-
-SAFE = st.text("abcXYZ019-._~", min_size=1)
-
-
-@given(user=SAFE, password=SAFE, host=SAFE, path=SAFE, token=SAFE)
-def test_no_credential_survives(user: str, password: str, host: str, path: str, token: str) -> None:
-    address = f"https://{user}:{password}@{host}/{path}?token={token}#x"
-    expected = f"https://{host}/{path}"
-    assert public(address) == expected
-    assert public(f"cannot open '{address}', sorry") == f"cannot open '{expected}', sorry"

@@ -1,0 +1,41 @@
+"""Credentials in addresses are recognised, and never shown."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanogpt.common.secrets import holds_secret, public
+
+SAFE = st.text("abcXYZ019-._~", min_size=1)
+ODD = st.text("abc019:@-._~%!", min_size=1)  # of a password: pasted as it is
+
+
+@given(user=SAFE, password=ODD, host=SAFE, path=SAFE, token=SAFE)
+def test_no_credential_survives(user: str, password: str, host: str, path: str, token: str) -> None:
+    address = f"https://{user}:{password}@{host}/{path}?token={token}#x"
+    expected = f"https://{host}/{path}"
+    assert public(address) == expected
+    assert public(f"cannot open '{address}', sorry") == f"cannot open '{expected}', sorry"
+    assert holds_secret(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "secret", "shown"),
+    [
+        ("https://a.b/c.txt", False, "https://a.b/c.txt"),
+        ("https://a.b:80/@c/d@e.txt", False, "https://a.b:80/@c/d@e.txt"),
+        ("https://a.b/c.txt?format=txt", False, "https://a.b/c.txt"),
+        ("https://ghp_x@a.b/c.txt", True, "https://a.b/c.txt"),
+        ("https://u:p/q@a.b/c.txt", True, "https://a.b/c.txt"),
+        ("https://a.b/c.txt?X-Amz-Signature=x", True, "https://a.b/c.txt"),
+        ("s3://bucket/a.txt", False, "s3://bucket/a.txt"),
+        ("s3://key:secret@bucket/a.txt", True, "s3://bucket/a.txt"),
+        ("ssh://me@host/a.txt", False, "ssh://host/a.txt"),
+        ("postgresql://u:p@host/db", True, "postgresql://host/db"),
+        ("hf:a/b@main", False, "hf:a/b@main"),
+        ("notes: a@b?token=c", False, "notes: a@b?token=c"),
+    ],
+)
+def test_what_is_a_secret_and_what_is_shown(address: str, secret: bool, shown: str) -> None:
+    assert holds_secret(address) == secret
+    assert public(address) == shown
