@@ -147,7 +147,7 @@ def from_hub(values: dict[str, Any], where: str) -> GPTConfig:
         UserError: a model or a feature that is not implemented, or an impossible value.
     """
     kind: Any = values.get("model_type")
-    if kind not in FILES:
+    if kind not in list(FILES):  # it may be of any type
         raise UserError(
             f"{where}: model_type: {kind!r} is not supported; known: {', '.join(FILES)}"
         )
@@ -160,8 +160,7 @@ def from_hub(values: dict[str, Any], where: str) -> GPTConfig:
     ours["n_inner"] = ours["n_inner"] or 4 * n_embd
     ours["n_kv_head"] = ours.get("n_kv_head") or n_head
     ours["head_dim"] = ours.get("head_dim") or n_embd // n_head
-    if isinstance(ours["eos"], list):
-        ours["eos"] = tuple(ours["eos"])
+    ours |= _special_ids(ours)
     if kind == "gpt2":
         if n_embd % n_head:
             raise UserError(f"{where}: n_embd {n_embd} is not a multiple of n_head {n_head}")
@@ -176,9 +175,24 @@ def from_hub(values: dict[str, Any], where: str) -> GPTConfig:
             f"{where}: num_attention_heads {n_head} is not a multiple of num_key_value_heads"
             f" {ours['n_kv_head']}"
         )
-    elif ours["head_dim"] % 2:
-        raise UserError(f"{where}: head_dim {ours['head_dim']} is odd; rotary positions need pairs")
+    elif not ours["head_dim"] or ours["head_dim"] % 2:
+        raise UserError(
+            f"{where}: head_dim {ours['head_dim']} is no even number; rotary positions need pairs"
+        )
     return GPTConfig(architecture=kind, **ours, **rope)
+
+
+def _special_ids(ours: dict[str, Any]) -> dict[str, Any]:
+    """The ids of tokens that there are: in a file -1, an empty list and others stand for none.
+
+    An end that is no token is left for who compares with the tokenizer, and refused: a text would
+    never end.
+    """
+    size, eos = ours["vocab_size"], ours["eos"]
+    ids = {key: ours[key] for key in ("bos", "pad")}
+    ids = {key: i if i is not None and 0 <= i < size else None for key, i in ids.items()}
+    ends = [i for i in dict.fromkeys(eos if isinstance(eos, list) else [eos]) if (i or 0) >= 0]
+    return ids | {"eos": tuple(ends) if len(ends) > 1 else next(iter(ends), None)}
 
 
 def to_hub(config: GPTConfig) -> dict[str, Any]:

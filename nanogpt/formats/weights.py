@@ -54,6 +54,7 @@ LLAMA_NAMES = {
 QKV = "blocks.{}.attention.qkv.weight"
 QKV_SPLIT = [f"model.layers.{{}}.self_attn.{part}_proj.weight" for part in "qkv"]
 
+HEAD = "lm_head.weight"
 INDEX = "model.safetensors.index.json"
 STORED_TYPES = torch.float32, torch.float16, torch.bfloat16
 # what old files store beside the weights: masks, and the frequencies of rotary positions
@@ -122,37 +123,66 @@ def load_model(
     if context is not None and config.architecture == "gpt2":
         config = replace(config, context=context)
     model = GPT(config, compute)
-    slots = {
+    slots = hub_slots(model)
+    shapes = {name: tuple(slot.shape) for name, slot in slots.items()}
+    if config.architecture == "gpt2":
+        shapes["transformer.wpe.weight"] = (stored.context, stored.n_embd)
+    for name, tensor in read_tensors(folder, stored, shapes):
+        slots[name].copy_(tensor[: len(slots[name])])
+    return model.to(device).eval()
+
+
+def hub_slots(model: GPT) -> dict[str, Tensor]:
+    """Hugging Face's names of all of a model's tensors → views of the parameters, in its shapes."""
+    return {
         name: slot
         for ours, parameter in model.named_parameters()
-        for name, slot in _theirs(config, ours, parameter.detach())
+        for name, slot in _theirs(model.config, ours, parameter.detach())
     }
-    stem = "transformer." if config.architecture == "gpt2" else "model."
-    tied_head = None
-    for path, name, tensor in _read_tensors(folder):
-        if name != "lm_head.weight" and not name.startswith(stem):
+
+
+def read_tensors(
+    folder: Path, config: GPTConfig, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of a model directory once, under its name in `shapes`; one in memory at a time.
+
+    Of a tied head and the embedding either may be stored: safetensors' own `save_model` keeps the
+    head alone.
+
+    Raises:
+        UserError: a tensor is missing, unknown, misshapen, or has values that are NaN or infinite.
+    """
+    names = GPT2_NAMES if config.architecture == "gpt2" else LLAMA_NAMES
+    embedding = names["embedding.weight"]
+    stem = embedding.partition(".")[0] + "."
+    missing, tied = dict(shapes), None
+    for path, name, tensor in _stored(folder):
+        if name != HEAD and not name.startswith(stem):
             name = stem + name  # of a file saved without the head
-        if name == "lm_head.weight" and config.tied:
-            tied_head = tensor
-            continue
-        if name not in slots:
+        if config.tied and name in (HEAD, embedding):
+            name = embedding
+            if tied is not None:
+                if not torch.equal(tied.float(), tensor.float()):
+                    raise UserError(
+                        f"{path}: {HEAD} differs from the embedding, with which config.json ties"
+                        " it; one of the two is wrong"
+                    )
+                continue
+            tied = tensor
+        if name not in missing:
             if name.endswith("bias") and not tensor.any():
                 continue  # it adds nothing
             raise UserError(f"{path} has an unknown tensor {name}")
-        slot = slots.pop(name)
-        whole = (stored.context, stored.n_embd)
-        expected = whole if name == "transformer.wpe.weight" else tuple(slot.shape)
-        if tuple(tensor.shape) != expected:
+        if tuple(tensor.shape) != (expected := missing.pop(name)):
             raise UserError(f"{path}: {name} is {tuple(tensor.shape)}, config.json says {expected}")
-        slot.copy_(tensor[: len(slot)])
-    if slots:
-        raise UserError(f"{folder} lacks the tensor {next(iter(slots))}")
-    if tied_head is not None and not torch.equal(tied_head.float(), model.embedding.weight):
-        raise UserError(
-            f"{folder}: lm_head.weight differs from the embedding, with which config.json ties it;"
-            " one of the two is wrong"
-        )
-    return model.to(device).eval()
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{path}: {name} has values that are NaN or infinite, and a model with those says"
+                " nothing; take another copy of it"
+            )
+        yield name, tensor
+    if missing:
+        raise UserError(f"{folder} lacks the tensor {next(iter(missing))}")
 
 
 def weights_sha256(folder: Path) -> str:
@@ -161,7 +191,7 @@ def weights_sha256(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_tensors(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
+def _stored(folder: Path) -> Iterator[tuple[Path, str, Tensor]]:
     """A model directory's tensors, one in memory at a time, each with its file."""
     ggufs = sorted(folder.glob("*.gguf"))
     if (folder / "model.safetensors").exists():

@@ -35,6 +35,7 @@ from nanogpt.sources.hub import HubModel, model_files
 OWN = "the user's own model"
 META = "registered_model_meta"  # MLflow's record of what was asked for
 MLMODEL = "MLmodel"  # and of the model itself
+POINTER = b"version https://git-lfs.github.com/spec/"  # how a file begins that was left out
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,11 @@ class Known:
                 _write_json(folder / "tokenizer_config.json", gguf.tokenizer_config())
                 (folder / "tokenizer.json").write_text(gguf.tokenizer_json(), encoding="utf-8")
             _check_tokenizer(folder, read_config(folder))
+            from nanogpt.formats.check import check_model  # torch costs seconds
+
+            check_model(folder)
         except UserError as error:
-            reason = str(error).replace(f"{folder}{os.sep}", "")
+            reason = str(error).replace(f"{folder}{os.sep}", "").replace(str(folder), "it")
             raise UserError(f"download.base: {self.name}: {reason}") from None
         files = list_files(folder)
         manifest = Base(
@@ -83,6 +87,12 @@ class Folder:
     def fetch(self, folder: Path) -> str:
         names = {path.name for path in self.path.iterdir() if path.is_file()}
         for name in model_files(self.path, names):
+            with (self.path / name).open("rb") as file:
+                if file.read(len(POINTER)) == POINTER:
+                    raise UserError(
+                        f"{name} is not there, only git-lfs's word for it; run `git lfs pull` in"
+                        " that folder"
+                    )
             shutil.copyfile(self.path / name, folder / name)
         return self.name
 

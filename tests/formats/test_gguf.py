@@ -19,7 +19,7 @@ from nanogpt.formats.gguf.file import read, write
 from nanogpt.formats.gguf.layout import rope_factors
 from nanogpt.formats.hub_config import to_hub
 from nanogpt.text.tokenizer import EOT, char_json
-from tests.kit.ggufs import SHAPES, bpe, config_of, model_of, tensors_of
+from tests.kit.ggufs import SHAPES, bpe, config_of, edited, model_of, tensors_of
 from tests.text.test_tokenizer import EDGES, PLAY
 
 
@@ -140,6 +140,11 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (tmp_path / "model.gguf").read_text() == "older"
 
 
+def lose_constants(keys: dict[str, Any], tensors: dict[str, Any]) -> None:
+    for key in [key for key in keys if key.startswith("nanogpt.")]:
+        del keys[key]
+
+
 def test_the_rotary_scaling_of_llama_3_comes_back(tmp_path: Path) -> None:
     config = replace(
         config_of(SHAPES["llama, untied"]), rope_scaling=RopeScaling(32.0, 1.0, 4.0, 8192)
@@ -147,9 +152,13 @@ def test_the_rotary_scaling_of_llama_3_comes_back(tmp_path: Path) -> None:
     write(tmp_path / "model.gguf", config, tensors_of(config), bpe(), "F32")
     assert read(tmp_path / "model.gguf").config == config
     other = replace(config, rope_scaling=RopeScaling(8.0, 1.0, 2.0, 8192))
-    write(tmp_path / "other.gguf", other, tensors_of(other), bpe(), "F32")
+    for scaled in (config, other):
+        write(tmp_path / "ours.gguf", scaled, tensors_of(scaled), bpe(), "F32")
+        theirs = edited(tmp_path / "ours.gguf", tmp_path / "theirs.gguf", lose_constants)
+        if scaled is config:  # those of Meta are known
+            assert read(theirs).config == config
     with pytest.raises(UserError, match=r"rope_freqs.weight is not the rotary scaling of a Llama"):
-        read(tmp_path / "other.gguf")
+        read(theirs)
     qwen3 = replace(config_of(SHAPES["qwen3"]), rope_scaling=config.rope_scaling)
     with pytest.raises(UserError, match="rope_scaling in llama, not in qwen3"):
         write(tmp_path / "qwen3.gguf", qwen3, tensors_of(qwen3), bpe(), "F32")
@@ -168,6 +177,27 @@ def test_rope_factors_are_those_of_transformers(theta: float) -> None:
     factors = rope_factors(config, scaling)
     assert factors.min() == 1 < factors.max()
     np.testing.assert_allclose(plain / factors, frequencies.numpy(), rtol=1e-5)
+
+
+LARGEST = {"F32": 3e38, "F16": 65519.0, "Q8_0": 127 * 65519.0}
+
+
+@pytest.mark.parametrize("dtype", LARGEST)
+def test_a_value_that_a_type_has_not_is_refused(dtype: Any, tmp_path: Path) -> None:
+    config = config_of(SHAPES["llama"])
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors, path = tensors_of(config), tmp_path / "model.gguf"
+    tensors[name] = tensors[name].copy()
+    tensors[name][3, 4] = -LARGEST[dtype]
+    write(path, config, tensors, bpe(), dtype)
+    assert all(np.isfinite(array).all() for _, array in read(path).tensors())
+    path.unlink()
+    tensors[name][3, 4] *= 1.01
+    if dtype == "F32":
+        return  # it has them all
+    with pytest.raises(UserError, match=rf"^{name} has a value of [\d,]+, too large for {dtype}; "):
+        write(path, config, tensors, bpe(), dtype)
+    assert not list(tmp_path.iterdir())
 
 
 def test_gelu_that_llama_cpp_lacks_is_said(

@@ -210,22 +210,66 @@ def test_characters_are_the_same_ids(folder: Path, eot: bool, text: str) -> None
     assert keys["tokenizer.ggml.model"] == "rwkv" or keys["tokenizer.ggml.merges"]
 
 
-def test_what_llama_cpp_does_not_have_is_refused(tmp_path: Path) -> None:
+def changed(**parts: Any) -> str:
+    """The tokenizer.json of GPT-2's kind with parts that are others."""
     tokenizer = Tokenizer.from_str(bpe("gpt-2"))
-    with pytest.raises(UserError, match=r"has id \d+, and the model 300 tokens"):
-        through_gguf(tmp_path, tokenizer.to_str(), config_of(300))
-    unknown = "neither one of characters nor a BPE that cuts texts as one of gpt-2, smollm,"
+    for key, part in parts.items():
+        if key != "model":
+            setattr(tokenizer, key, part)
+    values = json.loads(tokenizer.to_str())
+    values["model"] |= parts.get("model", {})
+    return json.dumps(values)
+
+
+def words() -> str:
+    tokenizer = Tokenizer(models.WordLevel({EOT: 0, "to": 1, "be": 2}, unk_token=EOT))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    with pytest.raises(UserError, match=unknown):
-        through_gguf(tmp_path, tokenizer.to_str(), config_of(401))
-    tokenizer.pre_tokenizer = PRE_TOKENIZERS["gpt-2"]
-    tokenizer.normalizer = normalizers.Lowercase()
-    with pytest.raises(UserError, match=unknown):
-        through_gguf(tmp_path, tokenizer.to_str(), config_of(401))
-    with pytest.raises(UserError, match=unknown):
-        through_gguf(tmp_path, Tokenizer(models.Unigram()).to_str(), config_of(401))
-    with pytest.raises(UserError, match=r"never end on some texts.* two documents.* --format hf"):
-        through_gguf(tmp_path, char_json("aé", eot=False), config_of(2))
+    tokenizer.add_special_tokens([EOT])
+    return str(tokenizer.to_str())
+
+
+def around(*ids: str) -> processors.TemplateProcessing:
+    pairs = [(text, Tokenizer.from_str(bpe("gpt-2")).token_to_id(text)) for text in ids]
+    return processors.TemplateProcessing(
+        f"{ids[0]} $A {' '.join(ids[1:])}".strip(), special_tokens=pairs
+    )
+
+
+UNKNOWN = "neither one of characters nor a BPE that cuts texts as one of gpt-2, smollm,"
+NOT_LLAMA_CPPS = {
+    "of another length": (bpe("gpt-2"), 300, r"has id \d+, and the model 300 tokens"),
+    "cut otherwise": (changed(pre_tokenizer=pre_tokenizers.Whitespace()), 401, UNKNOWN),
+    "in lower case": (changed(normalizer=normalizers.Lowercase()), 401, UNKNOWN),
+    "unigram": (Tokenizer(models.Unigram()).to_str(), 401, UNKNOWN),
+    "words": (words(), 401, UNKNOWN),
+    "bytes where it falls back": (changed(model={"byte_fallback": True}), 401, UNKNOWN),
+    "whole words first": (changed(model={"ignore_merges": True}), 401, UNKNOWN),
+    "two tokens around": (
+        changed(post_processor=around("<|im_start|>", EOT)),
+        401,
+        r"puts the tokens \[1, 0\] around a text",
+    ),
+    "a first token that is no bos": (
+        changed(post_processor=around(EOT)),
+        401,
+        r"puts the tokens \[0\] around a text, where bos_token_id is 1",
+    ),
+    "no end": (char_json("aé", eot=False), 2, r"never end on some texts.* two doc.* --format hf"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_LLAMA_CPPS)
+def test_what_llama_cpp_does_not_have_is_refused(name: str, tmp_path: Path) -> None:
+    text, size, message = NOT_LLAMA_CPPS[name]
+    with pytest.raises(UserError, match=message):
+        through_gguf(tmp_path, text, config_of(size, bos=1))
+
+
+def test_padding_of_the_last_text_is_no_first_token(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_str(bpe("gpt-2"))
+    tokenizer.enable_padding(length=8, pad_id=0, pad_token=EOT)
+    keys = through_gguf(tmp_path, tokenizer.to_str(), config_of(401, bos=0, eos=0))
+    assert not tokenizer_config(keys)["add_bos_token"]
 
 
 BAD_KEYS = {

@@ -10,11 +10,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save_model as save_model_of_safetensors
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from nanogpt.common.errors import UserError
+from nanogpt.formats.check import check_model
 from nanogpt.formats.hub_config import from_hub
 from nanogpt.formats.weights import load_model, save_model
 from nanogpt.model import rotary_table
@@ -55,6 +57,7 @@ def theirs(kind: str, **values: Any) -> Any:
 def check(model: Any, folder: Path, tolerance: float = 1e-5) -> None:
     """`folder` holds `model`: read it, and let them read what we write."""
     ours = load_model(folder)
+    check_model(folder)
     torch.manual_seed(0)
     ids = torch.randint(ours.config.vocab_size, (2, ours.config.context))
     expected = model(ids).logits.float()
@@ -191,6 +194,17 @@ def test_a_tied_head_that_is_stored_is_the_embedding(tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_tied_model_may_be_stored_by_its_head_alone(kind: str, tmp_path: Path) -> None:
+    model = theirs(kind, tie_word_embeddings=True)
+    model.config.save_pretrained(tmp_path)
+    save_model_of_safetensors(model, str(tmp_path / WEIGHTS))
+    stored = load_file(tmp_path / WEIGHTS)
+    assert "lm_head.weight" in stored
+    assert not any("embed" in name or "wte" in name for name in stored)
+    check(model, tmp_path)
+
+
 NORM = "model.norm.weight"
 WRONG_TENSORS: dict[str, Change] = {
     rf"lacks the tensor {NORM}$": lambda t: {n: x for n, x in t.items() if n != NORM},
@@ -205,15 +219,17 @@ WRONG_TENSORS: dict[str, Change] = {
     rf"{NORM} is stored as torch\.int8, which is not read": lambda t: (
         t | {NORM: torch.ones(32, dtype=torch.int8)}
     ),
+    rf"{NORM} has values that are NaN or infinite": lambda t: t | {NORM: t[NORM] / 0},
 }
 
 
-@pytest.mark.parametrize(("message", "change"), WRONG_TENSORS.items(), ids=range(6))
+@pytest.mark.parametrize(("message", "change"), WRONG_TENSORS.items(), ids=range(7))
 def test_a_wrong_tensor_is_named(message: str, change: Change, tmp_path: Path) -> None:
     theirs("llama").save_pretrained(tmp_path)
     rewrite(tmp_path, change)
-    with pytest.raises(UserError, match=message):
-        load_model(tmp_path)
+    for read in (load_model, check_model):
+        with pytest.raises(UserError, match=message):
+            read(tmp_path)
 
 
 def test_learned_positions_must_be_as_many_as_config_json_says(tmp_path: Path) -> None:

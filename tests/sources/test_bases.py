@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -28,6 +29,19 @@ from tests.sources.test_download import network
 def change(folder: Path, file: str, **values: Any) -> None:
     path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def rewrite(folder: Path, **tensors: Any) -> None:
+    """Change or (None) leave out tensors; `_` in a name stands for a dot."""
+    path = folder / "model.safetensors"
+    there = load_file(path)
+    for name in list(there):
+        if (key := name.replace(".", "_")) in tensors:
+            value = tensors[key]
+            there |= {} if value is None else {name: value(there[name])}
+            if value is None:
+                del there[name]
+    save_file(there, path, {"format": "pt"})
 
 
 def shards(folder: Path) -> list[Path]:
@@ -101,6 +115,22 @@ Breakage = Callable[[Path], object]
             lambda f: (f / "tokenizer.json").write_text("{}"),
             "tokenizer.json is damaged, or not a tokenizer",
         ),
+        (
+            SINGLE,
+            lambda f: rewrite(f, transformer_h_0_ln_1_weight=None),
+            ": it lacks the tensor transformer.h.0.ln_1.weight",
+        ),
+        (
+            SINGLE,
+            lambda f: rewrite(f, transformer_wte_weight=lambda t: t / 0),
+            ": model.safetensors: transformer.wte.weight has values that are NaN or infinite",
+        ),
+        (
+            SINGLE,
+            lambda f: rewrite(f, transformer_wpe_weight=lambda t: t[:9].clone()),
+            ": model.safetensors: transformer.wpe.weight is (9, 16), config.json says (32, 16)",
+        ),
+        (SHARDED, lambda f: shards(f)[0].write_bytes(b"{}"), ".safetensors cannot be read: "),
     ],
 )
 def test_what_cannot_be_used_is_refused_and_not_passed_over(
@@ -114,6 +144,14 @@ def test_what_cannot_be_used_is_refused_and_not_passed_over(
     message = refused(name, f"hf:{other}@main")
     assert message.startswith(f"download.base: {name}: ")
     assert said.format(shards=count) in message
+
+
+def test_a_clone_without_its_large_files_is_told_so(hub: FakeHub) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    (hub.root / SINGLE / "model.safetensors").write_text(pointer)
+    assert "model.safetensors is not there, only git-lfs's word for it; run `git lfs pull`" in (
+        refused(f"../root/{SINGLE}")
+    )
 
 
 def test_folder_is_copied(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

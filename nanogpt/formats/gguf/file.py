@@ -11,7 +11,7 @@ What changes the mathematics and is not implemented here is refused by name, as 
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,7 @@ from nanogpt.formats.gguf.layout import (
     KEYS,
     OPTIONAL,
     ROPE_FACTORS,
+    SCALING,
     arrange,
     names,
     rope_factors,
@@ -138,27 +139,30 @@ def write(
         log.warning(
             "llama.cpp computes GELU by OpenAI's tanh formula, which is off by up to 0.0005"
         )
+    # all that may be refused comes before the file
+    writer = gguf.GGUFWriter(None, architecture)
+    writer.add_name(path.stem)
+    writer.add_file_type(FILE_TYPES[dtype])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    writer.add_vocab_size(config.vocab_size)
     values = to_hub(config)
+    for key, theirs in KEYS[architecture].items():
+        _add_number(writer, f"{architecture}.{key}", values[theirs])
+    if architecture != "gpt2":
+        for key in HEAD_WIDTHS:
+            writer.add_uint32(f"{architecture}.{key}", config.head_dim)
+    if config.rope_scaling:
+        for name, value in asdict(config.rope_scaling).items():
+            writer.add_float64(SCALING + name, value)
+    tokenizer.add_tokenizer(writer, config, tokenizer_json, chat_template)
+    for name, array in _arrays(config, tensors):
+        kind = _kind(name, array.shape, dtype)
+        _check_range(names(config).get(name, name), array, kind)
+        shape = gguf.quant_shape_to_byte_shape(array.shape, kind)
+        writer.add_tensor_info(name, shape, np.dtype("u1"), math.prod(shape), kind)
     with whole_file(path) as partial:
-        writer = gguf.GGUFWriter(partial, architecture)
         try:
-            writer.add_name(path.stem)
-            writer.add_file_type(FILE_TYPES[dtype])
-            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-            writer.add_vocab_size(config.vocab_size)
-            for key, theirs in KEYS[architecture].items():
-                value = values[theirs]
-                add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
-                add(f"{architecture}.{key}", value)
-            if architecture != "gpt2":
-                for key in HEAD_WIDTHS:
-                    writer.add_uint32(f"{architecture}.{key}", config.head_dim)
-            tokenizer.add_tokenizer(writer, config, tokenizer_json, chat_template)
-            for name, array in _arrays(config, tensors):
-                kind = _kind(name, array.shape, dtype)
-                shape = gguf.quant_shape_to_byte_shape(array.shape, kind)
-                writer.add_tensor_info(name, shape, np.dtype("u1"), math.prod(shape), kind)
-            writer.write_header_to_file()
+            writer.write_header_to_file(partial)
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             size = _padded(partial.stat().st_size)
@@ -171,6 +175,29 @@ def write(
         # numpy's tofile, by which gguf writes, does not look whether its last bytes fit
         if partial.stat().st_size != size:
             raise OSError(f"{path} has no room for its {size:,} bytes; is the disk full?")
+
+
+def _add_number(writer: gguf.GGUFWriter, key: str, value: float) -> None:
+    if not isinstance(value, float):
+        writer.add_uint32(key, value)
+    elif math.isclose(np.float32(value), value, rel_tol=1e-6):
+        writer.add_float32(key, value)
+    else:
+        raise UserError(
+            f"{key}: {value} is beyond the float32 that llama.cpp keeps it in; export it with"
+            " --format hf"
+        )
+
+
+def _check_range(name: str, array: NDArray[np.float32], kind: Kind) -> None:
+    """Refuse what would become infinite; a block of Q8_0 has a scale in F16 and 127 steps."""
+    steps = {Kind.F16: 1, Kind.Q8_0: 127}.get(kind)
+    largest = float(np.abs(array).max(initial=0)) if steps else 0.0
+    if steps and largest >= steps * 65520:  # less is rounded to 65,504
+        raise UserError(
+            f"{name} has a value of {largest:,.0f}, too large for {kind.name}; export it with"
+            " --dtype F32, or with --format hf --dtype BF16"
+        )
 
 
 def _config(
@@ -192,12 +219,12 @@ def _config(
     # a float32 beside 1e-5 stands for it: take the shortest name that it has
     values = {k: float(str(np.float32(v))) if type(v) is float else v for k, v in values.items()}
     vocab_size = int(stored["token_embd.weight"].shape[-1])
-    for name, key in tokenizer.IDS.items():
-        number = metadata.get(key)
-        if number is not None and number >= vocab_size:
+    ends = {key: metadata[key] for key in tokenizer.ENDS if key in metadata}
+    for key, number in ends.items():
+        if number >= vocab_size:
             raise UserError(f"{path}: {key} is {number}, and there are {vocab_size} tokens")
-        if name != "unk":
-            values[f"{name}_token_id"] = number
+    values |= {f"{name}_token_id": metadata.get(tokenizer.IDS[name]) for name in ("bos", "pad")}
+    values["eos_token_id"] = list(ends.values())
     values |= {"model_type": architecture, "vocab_size": vocab_size}
     values["tie_word_embeddings"] = "output.weight" not in stored
     config = replace(from_hub(values, str(path)), dropout=0.0)
@@ -205,16 +232,25 @@ def _config(
     for key, value in about.items():
         if value not in (0, "none", inert.get(key)):
             raise UserError(f"{path}: {prefix}{key}: {value!r} is not implemented")
-    return _scaled(path, config, stored[ROPE_FACTORS]) if ROPE_FACTORS in stored else config
+    if ROPE_FACTORS not in stored:
+        return config
+    said = {f.name: metadata.get(SCALING + f.name) for f in fields(RopeScaling)}
+    return _scaled(path, config, stored[ROPE_FACTORS], said)
 
 
-def _scaled(path: Path, config: GPTConfig, stored: gguf.ReaderTensor) -> GPTConfig:
+def _scaled(
+    path: Path, config: GPTConfig, stored: gguf.ReaderTensor, said: dict[str, Any]
+) -> GPTConfig:
     """`config` with the rotary scaling whose factors are stored.
 
-    A file holds what comes of its parameters. All of Meta's have these three; the other shows.
+    llama.cpp's own file holds what comes of its parameters, and ours holds these as well. All of
+    Meta's have three in common; the other shows.
     """
     factors = gguf.dequantize(stored.data, stored.tensor_type)
     scaling = RopeScaling(float(factors.max()), 1.0, 4.0, 8192)
+    if None not in said.values():
+        original = int(said["original_max_position_embeddings"])
+        scaling = RopeScaling(**said | {"original_max_position_embeddings": original})
     expected = rope_factors(config, scaling)
     same = factors.shape == expected.shape and np.allclose(factors, expected, rtol=1e-5)
     if config.architecture != "llama" or not same:

@@ -57,6 +57,7 @@ LLAMA_NAMES = """
 QWEN3_NAMES = LLAMA_NAMES + "model.layers.{}.self_attn.q_norm model.layers.{}.self_attn.k_norm"
 NAMES = {"gpt2": GPT2_NAMES, "llama": LLAMA_NAMES, "qwen3": QWEN3_NAMES}
 ROPE_FACTORS = "rope_freqs.weight"  # beside those; Hugging Face has it in the config.json
+SCALING = "nanogpt.rope_scaling."  # keys of our own: what made those factors; llama.cpp skips them
 
 
 def names(config: GPTConfig) -> dict[str, str]:
@@ -100,7 +101,8 @@ def arrange(
 def rope_factors(config: GPTConfig, scaling: RopeScaling) -> NDArray[np.float32]:
     """By how much Llama 3 stretches each wavelength, (D/2); `model.rotary_table` explains it."""
     exponents = np.arange(0, config.head_dim, 2) / config.head_dim
-    turns = scaling.original_max_position_embeddings * config.rope_theta**-exponents / (2 * np.pi)
+    theta = float(np.float32(config.rope_theta))  # as a file keeps it
+    turns = scaling.original_max_position_embeddings * theta**-exponents / (2 * np.pi)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     smooth = np.clip((turns - low) / (high - low), 0, 1)
     return (1 / ((1 - smooth) / scaling.factor + smooth)).astype(np.float32)

@@ -34,6 +34,11 @@ IDS = {
     "unk": "tokenizer.ggml.unknown_token_id",
     "pad": "tokenizer.ggml.padding_token_id",
 }
+# llama.cpp ends a text at any of these: of a document, of a turn, of a message
+ENDS = IDS["eos"], "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"
+
+# what a BPE of the tokenizers library may have, and llama.cpp's has not
+NOT_PLAIN = "dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"
 
 
 @cache
@@ -99,7 +104,8 @@ def tokenizer_config(metadata: dict[str, Any]) -> dict[str, Any]:
     """The tokenizer_config.json that belongs to `tokenizer_json`."""
     tokens = metadata["tokenizer.ggml.tokens"]
     ids = {name: metadata.get(key) for name, key in IDS.items()}
-    config = {f"{name}_token": tokens[i] for name, i in ids.items() if i is not None}
+    known = {name: i for name, i in ids.items() if i is not None and i < len(tokens)}
+    config = {f"{name}_token": tokens[i] for name, i in known.items()}
     if template := metadata.get("tokenizer.chat_template"):
         config["chat_template"] = template
     return config | {
@@ -121,14 +127,17 @@ def add_tokenizer(
     values = json.loads(tokenizer.to_str())  # with what older files leave out
     model = values["model"]
     spelled: dict[str, str] = {}
-    ends = [token["content"] for token in values["added_tokens"] if token["special"]]
-    if model["type"] == "WordLevel" and ends:
+    special = [token["content"] for token in values["added_tokens"] if token["special"]]
+    characters = model["type"] == "WordLevel" and all(
+        len(text) == 1 or text in special for text in model["vocab"]
+    )
+    if characters and special:
         # characters as a BPE whose merges do nothing but join the bytes of each; without any,
         # llama.cpp does not load it, so there is one that cannot happen
-        kind, split, spelled = "gpt2", "gpt-2", _by_letters(set(model["vocab"]) - {*ends})
+        kind, split, spelled = "gpt2", "gpt-2", _by_letters(set(model["vocab"]) - {*special})
         pairs = (f"{s[:n]} {s[n]}" for s in spelled.values() for n in range(1, len(s)))
-        merges = list(dict.fromkeys(pairs)) or [f"{ends[0]} {ends[0]}"]
-    elif model["type"] == "WordLevel":
+        merges = list(dict.fromkeys(pairs)) or [f"{special[0]} {special[0]}"]
+    elif characters:
         # a BPE ends with token 11 where it names no end; of RWKV's kind, where the longest token
         # that fits is taken, no token is special
         if not all(map(str.isascii, model["vocab"])):
@@ -141,7 +150,7 @@ def add_tokenizer(
         kind, split, merges = "rwkv", "default", []
         spelled = {text: text.translate(escapes) for text in model["vocab"]}
     else:
-        kind, split, merges = "gpt2", _split_name(tokenizer, model["type"]), model["merges"]
+        kind, split, merges = "gpt2", _split_name(tokenizer, model), model["merges"]
         merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
     # a matrix may have more rows than the tokenizer has ids, and llama.cpp wants a name for each
     tokens = [f"[PAD{i}]" for i in range(config.vocab_size)]
@@ -159,23 +168,40 @@ def add_tokenizer(
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(merges)
-    ids = {"bos": config.bos, "eos": config.eos, "pad": config.pad}
-    for name, number in ids.items():
-        first = number[0] if isinstance(number, tuple) else number
-        if first is not None:
-            writer.add_uint32(IDS[name], first)
-    writer.add_add_bos_token(tokenizer.encode("").ids[:1] == [config.bos])
+    ends = config.eos if isinstance(config.eos, tuple) else (config.eos,)
+    ids = {IDS["bos"]: config.bos, IDS["pad"]: config.pad}
+    ids |= dict(zip(ENDS, ends, strict=False))
+    if len(ends) > len(ENDS):
+        raise UserError(
+            f"the model has {len(ends)} tokens that end a text, and GGUF has keys for {len(ENDS)};"
+            " export it with --format hf"
+        )
+    for key, number in ids.items():
+        if number is not None and number >= config.vocab_size:
+            raise UserError(f"{key} would be {number}, and there are {config.vocab_size} tokens")
+        if number is not None:
+            writer.add_uint32(key, number)
+    tokenizer.no_padding()  # of its maker's last text
+    around = tokenizer.encode("").ids
+    if around not in ([], [config.bos]):
+        raise UserError(
+            f"the tokenizer puts the tokens {around} around a text, where bos_token_id is"
+            f" {config.bos}; GGUF has that alone, so export it with --format hf"
+        )
+    writer.add_add_bos_token(bool(around))
     if chat_template:
         writer.add_chat_template(chat_template)
 
 
-def _split_name(tokenizer: Tokenizer, model: str) -> str:
+def _split_name(tokenizer: Tokenizer, model: dict[str, Any]) -> str:
     """llama.cpp's name of the way in which a byte-level BPE cuts texts."""
     # it leaves out NFC, which changes no text that is already composed
     normalized = tokenizer.normalizer is None or isinstance(tokenizer.normalizer, normalizers.NFC)
-    if model == "BPE" and normalized and tokenizer.pre_tokenizer:
+    plain = model["type"] == "BPE" and not any(model.get(key) for key in NOT_PLAIN)
+    if plain and normalized and tokenizer.pre_tokenizer:
         for name, split in _splits().items():
-            if _parts(split) == _parts(tokenizer.pre_tokenizer):
+            whole = bool(model.get("ignore_merges")) == (name == "llama-bpe")
+            if whole and _parts(split) == _parts(tokenizer.pre_tokenizer):
                 return name
     raise UserError(
         "the tokenizer is neither one of characters nor a BPE that cuts texts as one of"
