@@ -12,7 +12,6 @@ libraries, which do all others.
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,23 @@ from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyp
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 
 from nanogpt.common.errors import UserError
+from nanogpt.text.library import EOT, Conventions, conventions, encode, open_library
 
-EOT = "<|endoftext|>"
+FLAGS = {"add_prefix_space", "trim_offsets", "use_regex"}  # of a byte level
 
 
 class Tokenizer(ABC):
-    vocab_size: int
-    eot: int | None  # the id that ends a document; None: the vocabulary has none
+    def __init__(self, vocabulary: dict[str, int], around: Conventions) -> None:
+        self.vocab_size = 1 + max(vocabulary.values())
+        self.ids = frozenset(vocabulary.values())
+        self.begin = around.begin  # ids that begin a document
+        self.eot = around.end  # the id that ends one; None: the vocabulary has none
+        self.special = around.special  # texts, whose letters are ordinary text
+        self.unknown: int | None = None  # the id of what the vocabulary lacks
 
     @abstractmethod
     def encode_array(self, text: str) -> NDArray[np.uint32]:
-        """The ids of `text`; "<|endoftext|>" in it is ordinary text.
+        """The ids of `text` and of nothing around it; "<|endoftext|>" in it is ordinary text.
 
         Raises:
             UserError: a character is not in the vocabulary, or is no character (a surrogate).
@@ -53,10 +58,9 @@ class Tokenizer(ABC):
 class CharTokenizer(Tokenizer):
     """Characters by code point, as nanoGPT orders them; then, perhaps, the end of a document."""
 
-    def __init__(self, vocabulary: dict[str, int]) -> None:
+    def __init__(self, vocabulary: dict[str, int], around: Conventions) -> None:
+        super().__init__(vocabulary, around)
         self._texts = sorted(vocabulary, key=vocabulary.__getitem__)
-        self.vocab_size = len(vocabulary)
-        self.eot = vocabulary.get(EOT)
         characters = self._texts if self.eot is None else self._texts[:-1]
         self._ids = np.full(0x110000, self.vocab_size, np.uint32)  # by code point
         self._ids[[ord(character) for character in characters]] = np.arange(len(characters))
@@ -77,23 +81,44 @@ class CharTokenizer(Tokenizer):
         return "".join(self._texts[i] for i in ids)
 
 
-class BPETokenizer(Tokenizer):
-    """GPT-2's byte-pair encoding by tiktoken, from the vocabulary of a tokenizer.json."""
+class HubTokenizer(Tokenizer):
+    """Any tokenizer.json, by the library that defines what it means."""
 
-    def __init__(self, vocabulary: dict[str, int], tokenizer_json: str) -> None:
-        self._json = tokenizer_json
-        self.vocab_size = len(vocabulary)
-        self.eot = vocabulary[EOT]
+    def __init__(self, library: tokenizers.Tokenizer, around: Conventions) -> None:
+        super().__init__(library.get_vocab(), around)
+        self._library = library
+        library.encode_special_tokens = True  # "<|endoftext|>" in a text is ordinary text
+        library.post_processor = None  # it moves the offsets that `library.encode` looks at
+        unknown = getattr(library.model, "unk_token", None)
+        self.unknown = None if unknown is None else library.token_to_id(unknown)
+
+    def encode_array(self, text: str) -> NDArray[np.uint32]:
+        try:
+            text.encode()  # what has no UTF-8 is a TypeError to the library
+        except UnicodeEncodeError as error:
+            raise _half(text, error) from None
+        try:
+            return encode(self._library, text)
+        except Exception as error:  # the library raises nothing more special
+            raise UserError(f"the base's tokenizer cannot encode {text!r:.50}: {error}") from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        text: str = self._library.decode([int(i) for i in ids], skip_special_tokens=False)
+        return text
+
+
+class BPETokenizer(HubTokenizer):
+    """GPT-2's byte-pair encoding, by tiktoken."""
+
+    def __init__(self, library: tokenizers.Tokenizer, around: Conventions) -> None:
+        super().__init__(library, around)
         byte = _bytes_by_letter()
-        # a token's id is the rank of its merge: gpt2_json has checked it
-        ranks = {bytes(byte[c] for c in text): i for text, i in vocabulary.items() if text != EOT}
+        # a token's id is the rank of its merge: `_is_gpt2` has checked it
+        ranks = {bytes(byte[c] for c in t): i for t, i in library.get_vocab().items() if t != EOT}
+        special = {EOT: len(ranks)}
         self._bpe = tiktoken.Encoding(
-            "gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={EOT: self.eot}
+            "gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=special
         )
-
-    @cached_property
-    def _patient(self) -> tokenizers.Tokenizer:
-        return _ordinary(self._json)
 
     def encode_array(self, text: str) -> NDArray[np.uint32]:
         try:
@@ -102,36 +127,10 @@ class BPETokenizer(Tokenizer):
         except UnicodeEncodeError as error:
             raise _half(text, error) from None
         except ValueError:  # half a million blanks in a row exhaust the stack of tiktoken's regex
-            return np.array(self._patient.encode(text).ids, np.uint32)
+            return super().encode_array(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._bpe.decode([int(i) for i in ids])
-
-
-class HubTokenizer(Tokenizer):
-    """Any other tokenizer.json, by the library that defines what it means.
-
-    Documents end as its makers' plain texts did; `eos` serves where that is not to be seen.
-    """
-
-    def __init__(self, tokenizer_json: str, eos: str | None) -> None:
-        self._tokenizer = _ordinary(tokenizer_json)
-        vocabulary = self._tokenizer.get_vocab()
-        self.vocab_size = 1 + max(vocabulary.values())
-        # an instruction-tuned model's eos ends a turn of talk
-        ends = (vocabulary.get(text) for text in (EOT, "<|end_of_text|>", eos) if text)
-        self.eot = next((i for i in ends if i is not None), None)
-
-    def encode_array(self, text: str) -> NDArray[np.uint32]:
-        try:
-            text.encode()  # what has no UTF-8 is a TypeError to the library
-        except UnicodeEncodeError as error:
-            raise _half(text, error) from None
-        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.uint32)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        text: str = self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
-        return text
 
 
 def load(folder: Path) -> Tokenizer:
@@ -142,21 +141,16 @@ def load(folder: Path) -> Tokenizer:
     """
     path = folder / "tokenizer.json"
     try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text)
-        if values["model"]["type"] == "WordLevel":
-            return CharTokenizer(values["model"]["vocab"])
-        if _is_gpt2(values):
-            return BPETokenizer(values["model"]["vocab"], text)
-        about = folder / "tokenizer_config.json"
-        eos = (
-            json.loads(about.read_text(encoding="utf-8")).get("eos_token")
-            if about.exists()
-            else None
-        )
-        return HubTokenizer(text, eos["content"] if isinstance(eos, dict) else eos)
+        library = open_library(folder)
+        around = conventions(folder, library)
+        values = json.loads(library.to_str())
+        if _is_char(values):
+            return CharTokenizer(values["model"]["vocab"], around)
+        return (BPETokenizer if _is_gpt2(values) else HubTokenizer)(library, around)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name a folder of tokens or a model") from None
+    except UserError:
+        raise
     except Exception as error:  # the tokenizers library raises nothing more special
         raise UserError(f"{path} is damaged, or not a tokenizer: {error!r}") from None
 
@@ -207,33 +201,60 @@ def gpt2_json(vocabulary: Path) -> str:
             f"{vocabulary}: encoder.json and vocab.bpe do not belong together, or are not in"
             " GPT-2's format; run the download stage again"
         )
-    tokenizer = tokenizers.Tokenizer(models.BPE(ids, merges))
+    return _bpe_json(merges)
+
+
+def _bpe_json(merges: list[tuple[str, str]]) -> str:
+    tokenizer = tokenizers.Tokenizer(models.BPE(_by_rank(merges), merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return _json(tokenizer, eot=True)
 
 
 def _is_gpt2(values: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json is GPT-2's kind: its pattern, and a token's id its merge's rank."""
-    split = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
-    found = {key: (values["pre_tokenizer"] or {}).get(key, True) for key in split}
-    if values["model"]["type"] != "BPE" or values["normalizer"] or found != split:
+    """Whether a tokenizer.json is of GPT-2's kind: a token's id is its merge's rank."""
+    words = values["model"]
+    return _facts(values) == _facts(json.loads(_bpe_json([]))) and bool(
+        words["vocab"] == _by_rank(words["merges"])
+    )
+
+
+def _is_char(values: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json is what `char_json` writes, in whatever order the characters are."""
+    eot = bool(values["added_tokens"])
+    if _facts(values) != _facts(json.loads(char_json("a", eot))):
         return False
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else m for m in values["model"]["merges"]]
-    return bool(values["model"]["vocab"] == _by_rank(merges))
+    texts = sorted(values["model"]["vocab"], key=values["model"]["vocab"].__getitem__)
+    ids = sorted(values["model"]["vocab"].values())
+    characters = texts[:-1] if eot else texts
+    return (
+        ids == list(range(len(texts)))
+        and all(len(text) == 1 for text in characters)
+        and texts[len(characters) :] == [EOT] * eot
+    )
+
+
+def _facts(values: dict[str, Any]) -> dict[str, Any]:
+    """All that a tokenizer.json says but its words, and what changes no id and no text.
+
+    A fast path is for those that say the very same. What a later version of the library adds is a
+    difference, too.
+    """
+    model = {k: v or None for k, v in values["model"].items() if k not in ("vocab", "merges")}
+    added = [{**token, "id": None, "normalized": None} for token in values["added_tokens"]]
+    # what stands around a text is not these classes' work
+    facts = values | {"model": model, "added_tokens": added, "post_processor": None}
+    # GPT-2's files have these flags in other states, and here they concern offsets alone
+    for part, inert in (("pre_tokenizer", {"trim_offsets"}), ("decoder", FLAGS)):
+        if (values[part] or {}).get("type") == "ByteLevel":
+            facts[part] = {k: v for k, v in values[part].items() if k not in inert}
+    return facts
 
 
 def _by_rank(merges: Iterable[Sequence[str]]) -> dict[str, int]:
     """The ids of GPT-2's kind of vocabulary: bytes, then merges, then the end of a document."""
     texts = [*_bytes_by_letter(), *(first + second for first, second in merges), EOT]
     return {text: i for i, text in enumerate(texts)}
-
-
-def _ordinary(tokenizer_json: str) -> tokenizers.Tokenizer:
-    """The library's tokenizer, to which "<|endoftext|>" in a text is ordinary text."""
-    tokenizer = tokenizers.Tokenizer.from_str(tokenizer_json)
-    tokenizer.encode_special_tokens = True
-    return tokenizer
 
 
 def _json(tokenizer: tokenizers.Tokenizer, eot: bool) -> str:

@@ -1,0 +1,157 @@
+"""A base model's tokenizer: the one place that says what its ids are and what stands around a text.
+
+    library = open_library(folder)      # of the package tokenizers
+    around = conventions(folder, library)
+    document = [*around.begin, *encode(library, text), around.end]
+
+Tokens, samples and exports are all made with it, so that they agree with each other and with
+transformers.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import models, processors
+
+from nanogpt.common.errors import UserError
+
+EOT = "<|endoftext|>"
+# an instruction-tuned model's own end ends a turn of talk; these end a document of plain text
+ENDS = EOT, "<|end_of_text|>"
+WINDOW = 1 << 18  # characters that the library gets at once: it needs 160 bytes and more for each
+OVERLAP = 1 << 12  # of two windows
+NO_ID = 1 << 31  # more than any token has
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """The tokens that stand around a text, and those that no text contains."""
+
+    begin: tuple[int, ...]  # before each text
+    end: int | None  # after each document; None: nothing says which
+    special: dict[str, int]  # what is spelled like one is ordinary text
+
+
+def open_library(folder: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a model directory as transformers 5 sets it up, without the traces of its
+    last use: no text is cut or padded, none has other ids the next time.
+
+    Raises:
+        UserError: a file names a token that the tokenizer does not have.
+        Exception: tokenizer.json is no tokenizer; the library raises nothing more special.
+    """
+    library = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    library.no_truncation()
+    library.no_padding()
+    if isinstance(library.model, models.BPE):
+        library.model.dropout = None
+    said = _read(folder / "tokenizer_config.json")
+    if "add_bos_token" in said or "add_eos_token" in said:
+        bos, eos = (
+            special_token(folder, name) if said.get(f"add_{name}") else None
+            for name in ("bos_token", "eos_token")
+        )
+        library.post_processor = processors.TemplateProcessing(
+            " ".join(f"{part}:0" for part in (bos, "$A", eos) if part),
+            special_tokens=[(text, _id(library, text)) for text in (bos, eos) if text],
+        )
+    return library
+
+
+def conventions(folder: Path, library: tokenizers.Tokenizer) -> Conventions:
+    """What the tokenizer of a model directory puts around a text.
+
+    Raises:
+        UserError: it ends a text with several tokens, or names an end that it does not have.
+    """
+    blank = tokenizers.Tokenizer(models.WordLevel({"x": NO_ID}, unk_token="x"))
+    if library.post_processor:
+        blank.post_processor = library.post_processor
+    ids = blank.encode("x").ids
+    place = ids.index(NO_ID)
+    begin, ends = ids[:place], ids[place + 1 :]
+    if len(ends) > 1:
+        raise UserError(
+            f"{folder / 'tokenizer.json'}: its post_processor ends a text with {len(ends)} tokens,"
+            " and one ends a document here; take another model"
+        )
+    if not ends:
+        ends = [i for text in ENDS if (i := library.token_to_id(text)) is not None]
+    if not ends and (eos := special_token(folder, "eos_token")) is not None:
+        ends = [_id(library, eos)]
+    added = library.get_added_tokens_decoder()
+    special = {token.content: i for i, token in added.items() if token.special}
+    return Conventions(tuple(begin), ends[0] if ends else None, special)
+
+
+def encode(library: tokenizers.Tokenizer, text: str) -> NDArray[np.uint32]:
+    """The ids of a text and of nothing around it; of a long one in windows, to save memory.
+
+    Windows overlap. Where two have the same tokens in the middle half of what they share, the first
+    is cut there and the second goes on; else, as in a long run of blanks, the first is made longer.
+    """
+    begin, cut, stop = 0, 0, WINDOW
+    ids, starts = _window(library, text, begin, stop)
+    parts = []
+    while stop < len(text):
+        again = stop - OVERLAP
+        more, more_starts = _window(library, text, again, again + WINDOW)
+        shared = again + OVERLAP // 4, stop - OVERLAP // 4
+        ours, theirs = np.searchsorted(starts, shared), np.searchsorted(more_starts, shared)
+        a, b = slice(*ours), slice(*theirs)
+        same = np.array_equal(ids[a], more[b]) and np.array_equal(starts[a], more_starts[b])
+        # a character may be of several tokens, which begin at the same place
+        places = np.flatnonzero(np.diff(starts[a])) + 1
+        if same and len(places):
+            place = places[len(places) // 2]
+            parts.append(ids[: ours[0] + place])
+            ids, starts = more[theirs[0] + place :], more_starts[theirs[0] + place :]
+            begin, cut, stop = again, int(starts[0]), again + WINDOW
+        else:
+            stop = begin + 2 * (stop - begin)
+            ids, starts = _window(library, text, begin, stop)
+            ids, starts = ids[starts >= cut], starts[starts >= cut]
+    return np.concatenate([*parts, ids])
+
+
+def _window(
+    library: tokenizers.Tokenizer, text: str, begin: int, stop: int
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """The ids of part of a text, and where in the text each begins."""
+    found = library.encode(text[begin:stop], add_special_tokens=False)
+    starts = np.array([start for start, _ in found.offsets], np.int64)
+    return np.array(found.ids, np.uint32), starts + begin
+
+
+def special_token(folder: Path, name: str) -> str | None:
+    """The text of `bos_token`, `eos_token` ..., as the files beside tokenizer.json say."""
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        token = _read(folder / file).get(name)
+        if token is not None:
+            return str(token["content"] if isinstance(token, dict) else token)
+    return None
+
+
+def _id(library: tokenizers.Tokenizer, text: str) -> int:
+    found: int | None = library.token_to_id(text)
+    if found is None:
+        raise UserError(
+            f"tokenizer.json has no token {text!r}, which a file beside it names; load the"
+            " tokenizer with transformers' AutoTokenizer and save it again"
+        )
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+    return values if isinstance(values, dict) else {}
