@@ -40,6 +40,20 @@ def peak_flops(device: torch.device) -> float | None:
     return next((1e12 * peak for peak in found), None)
 
 
+def compile_fault(device: torch.device) -> str | None:
+    """Why `torch.compile` does not work on a device, in a line; None: it does.
+
+    It writes C++ or Triton, whose own compilers it looks for at the first call, and it may lack
+    headers besides: so a product is compiled.
+    """
+    try:
+        torch.compile(lambda x: x.exp().sum())(torch.ones(8, device=device))
+    except Exception as error:  # of any kind: many programs take part
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        return next((line for line in lines if "ompiler" in line or "rror:" in line), lines[0])
+    return None
+
+
 def windows_at_once(tokens: int, context: int, vocab_size: int, device: torch.device) -> int:
     """Windows in one forward pass: of so many tokens, fewer if the vocabulary is large.
 

@@ -15,7 +15,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from nanogpt.common.errors import UserError
-from nanogpt.machine.devices import keep_freed_memory
+from nanogpt.common.groups import cores
+from nanogpt.machine.devices import compile_fault, keep_freed_memory
 from nanogpt.settings import Machine
 
 if TYPE_CHECKING:
@@ -182,8 +183,30 @@ def lost_peer(error: BaseException) -> bool:
     return gloo or isinstance(error, dist.DistError)
 
 
-def join(machine: Machine) -> World:
-    """Join the processes that torchrun started, or be the only one."""
+def _compiles(machine: Machine, device: torch.device) -> bool:
+    """Whether to use `torch.compile`: as asked, or on CUDA where it works.
+
+    Raises:
+        UserError: it is asked for, and does not work here.
+    """
+    if machine.compile is False or (machine.compile == "auto" and device.type != "cuda"):
+        return False
+    if not (fault := compile_fault(device)):
+        return True
+    said = f"torch.compile does not work here ({fault})"
+    help = "it needs a C++ compiler and Python's headers (Debian: apt install g++ python3-dev)"
+    if machine.compile is True:
+        raise UserError(f"machine.compile: {said}; {help}, or say auto or false")
+    print(f"train: {said}, so the training goes without and is slower; {help}", file=sys.stderr)
+    return False
+
+
+def join(machine: Machine, trains: bool = False) -> World:
+    """Join the processes that torchrun started, or be the only one.
+
+    Raises:
+        UserError: what `machine` asks for is not there; `torch.compile` is for who `trains`.
+    """
     kind = pick_device(machine)
     local, rank, size = (
         int(os.environ.get(name, default))
@@ -195,10 +218,11 @@ def join(machine: Machine) -> World:
         torch.backends.cuda.matmul.allow_tf32 = machine.dtype != "float32"
     elif kind == "cpu":
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        auto = max(1, (cores or 1) // here)
+        auto = max(1, cores() // here)
         torch.set_num_threads(auto if machine.threads == "auto" else machine.threads)
         keep_freed_memory()
+    # before the processes meet: who refuses is not waited for
+    compiled = trains and _compiles(machine, device)
     control = saving = None
     if size > 1:
         dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
@@ -208,7 +232,7 @@ def join(machine: Machine) -> World:
         size=size,
         device=device,
         compute=pick_compute(machine, kind),
-        compile=kind == "cuda" if machine.compile == "auto" else machine.compile,
+        compile=compiled,
         parallel=machine.parallel,
         parent=os.getppid(),
         control=control,

@@ -15,7 +15,6 @@ import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,6 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nanogpt import optim
 from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
+from nanogpt.common.groups import groups
 from nanogpt.evaluation import TOKENS_AT_ONCE
 from nanogpt.machine.devices import windows_at_once
 from nanogpt.machine.distributed import World
@@ -36,7 +36,6 @@ from nanogpt.trainer import pass_count
 from nanogpt.training import lora
 from nanogpt.training.checkpoint import FILE_BYTES
 
-GROUPS = Path("/sys/fs/cgroup")
 SHORTEST = 64  # the shortest context that a message proposes
 # bytes that a CPU's first step of each kind takes for good, beside tensors: code that is read from
 # libraries, and that oneDNN makes for each shape of a product
@@ -110,35 +109,24 @@ def available(device: torch.device) -> int:
     """
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    rooms = [
-        int(psutil.virtual_memory().available),
-        *_group_rooms(Path("/proc/self/cgroup"), GROUPS),
-    ]
+    rooms = [int(psutil.virtual_memory().available), *_group_rooms()]
     return int(min(rooms)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def _group_rooms(membership: Path, mount: Path) -> Iterator[int]:
-    """What is left in each control group above this process that has a limit (version 1 or 2)."""
-    lines = membership.read_text().splitlines() if membership.exists() else []
-    for _, controllers, path in (line.split(":", 2) for line in lines):
-        if controllers not in ("", "memory"):
-            continue
-        root = mount / controllers
+def _group_rooms() -> Iterator[int]:
+    """What is left in each control group above this process that has a limit."""
+    for group, version in groups("memory", "memory.limit_in_bytes", "memory.max"):
         limit, usage, prefix = {
-            "": ("memory.max", "memory.current", ""),
-            "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
-        }[controllers]
-        own = root / path.strip("/")
-        for group in (own, *own.parents):
-            if not group.is_relative_to(root) or not (group / limit).exists():
-                continue  # in a container this may be a path of the host machine
-            text = (group / limit).read_text().strip()
-            if text != "max":
-                counts = (group / "memory.stat").read_text().splitlines()
-                stat = dict(line.split() for line in counts)
-                # cached files count as used, but the kernel drops them when memory is needed
-                files = sum(int(stat[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))
-                yield int(text) - int((group / usage).read_text()) + files
+            2: ("memory.max", "memory.current", ""),
+            1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+        }[version]
+        text = (group / limit).read_text("utf-8").strip()
+        if text != "max":
+            counts = (group / "memory.stat").read_text("utf-8").splitlines()
+            stat = dict(line.split() for line in counts)
+            # cached files count as used, but the kernel drops them when memory is needed
+            files = sum(int(stat[f"{prefix}{kind}_file"]) for kind in ("active", "inactive"))
+            yield int(text) - int((group / usage).read_text("utf-8")) + files
 
 
 def peak(device: torch.device) -> int:

@@ -41,7 +41,7 @@ def main(settings: Settings) -> None:
     processes = process_count(settings.machine)
     if (processes > 1 or settings.machine.nodes != 1) and "RANK" not in os.environ:
         sys.exit(launch(settings.machine, processes, "nanogpt.stages.train", sys.argv[1:]))
-    world = join(settings.machine)
+    world = join(settings.machine, trains=True)
     try:
         training = Training(settings, tokens, base, world)
         if world.rank == 0:

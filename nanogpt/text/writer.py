@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import whole_folder
+from nanogpt.common.groups import cores
 from nanogpt.common.manifest import write_manifest
 from nanogpt.common.progress import bar
 from nanogpt.settings import Tokenize
@@ -249,7 +250,7 @@ def _workers(executor: Executor | None, size: int) -> Iterator[Callable[..., Ite
     else:
         # spawn: a fork would copy the thread of the progress bar in an unknown state
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(mp_context=context, initializer=_start_worker) as pool:
+        with ProcessPoolExecutor(cores(), context, _start_worker) as pool:
             try:
                 yield pool.map
             except BrokenProcessPool:

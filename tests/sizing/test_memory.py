@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from nanogpt.architecture import GPTConfig
+from nanogpt.common import groups
 from nanogpt.common.errors import UserError
 from nanogpt.machine.distributed import join
 from nanogpt.settings import Lora, Settings
@@ -100,7 +101,9 @@ def test_a_training_far_from_the_limit_is_not_counted(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_control_groups_limit_counts(tmp_path: Path, version: int) -> None:
+def test_a_control_groups_limit_counts(
+    tmp_path: Path, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     membership = tmp_path / "cgroup"
     if version == 2:
         membership.write_text("0::/user/app\n")
@@ -114,4 +117,6 @@ def test_a_control_groups_limit_counts(tmp_path: Path, version: int) -> None:
     (group / limit).write_text("1000\n")
     (group / usage).write_text("700\n")
     (group / "memory.stat").write_text(f"{prefix}active_file 50\n{prefix}inactive_file 25\n")
-    assert list(memory._group_rooms(membership, tmp_path)) == [375]
+    monkeypatch.setattr(groups, "MEMBERSHIP", membership)
+    monkeypatch.setattr(groups, "MOUNT", tmp_path)
+    assert list(memory._group_rooms()) == [375]

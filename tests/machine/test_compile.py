@@ -1,0 +1,62 @@
+"""torch.compile where it does not work: refused if asked for, else gone without."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nanogpt.common.errors import UserError
+from nanogpt.machine import distributed
+from tests.kit.recipes import ROOT, quick
+
+FAULT = "No working C++ compiler found"
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "fault", "compiles"),
+    [
+        ("auto", "cuda", None, True),
+        ("auto", "cuda", FAULT, False),
+        ("auto", "cpu", None, False),
+        (True, "cpu", None, True),
+        (True, "cpu", FAULT, None),
+        (True, "cuda", FAULT, None),
+        (False, "cuda", FAULT, False),
+    ],
+)
+def test_compile_is_used_where_it_works(
+    asked: bool | str,
+    device: str,
+    fault: str | None,
+    compiles: bool | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(distributed, "compile_fault", lambda _: fault)
+    machine = quick(machine__compile=asked).machine
+    if compiles is None:
+        with pytest.raises(UserError, match=r"No working C\+\+ compiler .* apt install g\+\+"):
+            distributed._compiles(machine, torch.device(device))
+        return
+    assert distributed._compiles(machine, torch.device(device)) == compiles
+    said = capsys.readouterr().err
+    assert said.startswith(f"train: torch.compile does not work here ({FAULT})") == (
+        bool(fault) and asked == "auto"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["/nonexistent/c++", None])
+def test_a_compiler_is_tried(compiler: str | None) -> None:
+    code = (
+        "import torch; from nanogpt.machine.devices import compile_fault;"
+        " print(compile_fault(torch.device('cpu')))"
+    )
+    environment = os.environ | ({"CXX": compiler} if compiler else {})
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("No working C++ compiler" in done.stdout) == bool(compiler)
+    assert (done.stdout == "None\n") == (not compiler)
