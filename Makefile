@@ -26,6 +26,10 @@ nanogpt = python -m nanogpt.commands
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
+ifeq ($(OS),Windows_NT)
+$(error native Windows has not the locks, links and signals that this needs; install WSL (wsl --install), clone this into its own file system and run it there)
+endif
+
 # dvc.yaml says `python`: the environment's own.
 export PATH := $(abspath $(BIN)):$(PATH)
 # Nothing here reports to anyone.
@@ -33,6 +37,10 @@ export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
+# A user id without a name, as in `docker run --user 12345`: DVC asks for the name.
+ifeq ($(LOGNAME)$(USER),)
+export LOGNAME := $(shell id -un 2>/dev/null)
+endif
 # Prefect's database and settings live here, apart from the user's own.
 export PREFECT_HOME := $(CURDIR)/.prefect
 
@@ -151,11 +159,16 @@ clean: ## remove the environment and caches of tools; artifacts, runs and DVC's 
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find nanogpt pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) \
-	  else "Python 3.11, 3.12 or 3.13 is needed, and %s is %d.%d; name one: make PYTHON=python3.12" \
-	  % ((sys.executable,) + v))'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+# What must hold here is asked by each target, before anything is installed or fetched.
+.PHONY: place
+place:
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if \
+	  (3, 11) <= v <= (3, 13) else "Python 3.11, 3.12 or 3.13 is needed, and %s is %d.%d;" \
+	  " name one: make PYTHON=python3.12" % ((sys.executable,) + v))'
+	@$(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m nanogpt.common.ready
+
+$(READY): requirements.lock pyproject.toml | place
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
 	  --no-build-isolation --editable .

@@ -17,6 +17,7 @@ import typer
 from nanogpt.common.command import one_line
 from nanogpt.common.errors import UserError
 from nanogpt.common.place import CODE, checkout
+from nanogpt.common.ready import check
 
 SENT = "NANOGPT_SENT_TO"  # set while the command of one checkout runs another's code
 
@@ -40,6 +41,7 @@ def everywhere() -> None:
             f"this command belongs to the checkout {CODE}, and {Path.cwd()} is in none; change into"
             " a checkout"
         )
+    check(None)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +14,13 @@ from typing import Protocol, TypeVar
 from nanogpt.common.errors import NotNow, Stopped, UserError
 from nanogpt.common.files import write_text
 from nanogpt.common.place import check_code
+from nanogpt.common.ready import check, put_right
 
 # torch warns of its own insides, such as an address that has no name; read when it is imported
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
+FULL = re.compile("[Nn]o space left on device|disk is full|Disk quota exceeded|File too large")
 
 
 class _Settings(Protocol):
@@ -39,9 +44,10 @@ def run_stage(load: Callable[[str], S], main: Callable[[S], None]) -> None:
     with one_line(stage):
         check_code()
         settings = load(path)
+        check(settings.data)
         main(settings)
-    if int(os.environ.get("RANK", "0")) == 0:
-        _record_time(Path(settings.data), stage, time.perf_counter() - started)
+        if int(os.environ.get("RANK", "0")) == 0:
+            _record_time(Path(settings.data), stage, time.perf_counter() - started)
 
 
 @contextmanager
@@ -52,6 +58,7 @@ def one_line(command: str) -> Iterator[None]:
     attempt may go better (network); 1 the machine must be mended (a full disk); 130 Ctrl-C, 143
     SIGTERM.
     """
+    put_right()
     try:
         yield
     except UserError as error:
@@ -62,6 +69,10 @@ def one_line(command: str) -> Iterator[None]:
         message, code = f"{stopped}; run the same command to go on", 128 + stopped.signal
     except KeyboardInterrupt:
         message, code = "stopped; run the same command to go on", 130
+    except Exception as error:
+        if not (full := _full_disk(error)):
+            raise
+        message, code = f"{full}; make room, and run the same command to go on", 1
     else:
         return
     # one process prints it, not all processes of a training
@@ -70,9 +81,18 @@ def one_line(command: str) -> Iterator[None]:
     sys.exit(code)
 
 
+def _full_disk(error: BaseException | None) -> str | None:
+    """What a library says of a full disk: few of them let the OSError itself through."""
+    while error:
+        if found := FULL.search(str(error)):
+            return found[0]
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _record_time(folder: Path, stage: str, seconds: float) -> None:
     """Keep each stage's last duration out of DVC: times differ every run."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "seconds.json"
-    times = json.loads(path.read_text()) if path.exists() else {}
+    times = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     write_text(path, json.dumps(times | {stage: round(seconds, 2)}, indent=1))

@@ -61,18 +61,72 @@ def test_help_has_a_line_for_each_target() -> None:
     assert shown == targets[1].split()
 
 
-def test_a_wrong_python_is_one_message(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("requirements.lock", "pyproject.toml"):
-        (tmp_path / name).touch()
-    old = tmp_path / "python"
-    pretend = "import sys; sys.version_info = (3, 10, 1); $2"
-    old.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{pretend}"\n')
-    old.chmod(0o755)
-    done = make("test", f"PYTHON={old}", folder=tmp_path)
+@pytest.fixture
+def download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout without .git, as a zip of it is: the part that is asked before an installation."""
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "nanogpt" / "common", tmp_path / "nanogpt" / "common")
+    shutil.copy(ROOT / "nanogpt" / "__init__.py", tmp_path / "nanogpt")
+    (tmp_path / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", tmp_path / ".dvc")
+    return tmp_path
+
+
+@pytest.mark.parametrize("target", ["run", "test", "report"])
+def test_a_download_without_git_is_told_so_before_anything_is_installed(
+    download: Path, target: str
+) -> None:
+    bare = download / "python"  # an interpreter that has no package
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    bare.chmod(0o755)
+    done = make(target, f"PYTHON={bare}", folder=download)
     assert done.returncode == 2
-    assert re.match(r"Python 3\.11, 3\.12 or 3\.13 is needed, and .* is 3\.10; name", done.stderr)
-    assert not (tmp_path / ".venv").exists()
+    said = f"{download} is in no git repository, as a download without .git is not, and DVC needs"
+    assert done.stderr.startswith(said)
+    assert not (download / ".venv").exists()
+    subprocess.run(["git", "init", "--quiet"], cwd=download, check=True)
+    assert make("place", f"PYTHON={bare}", folder=download).returncode == 0
+
+
+def test_native_windows_is_told_to_take_wsl(download: Path) -> None:
+    done = make("run", "OS=Windows_NT", folder=download)
+    assert done.returncode == 2
+    assert "native Windows" in done.stderr
+    assert "wsl --install" in done.stderr
+    code = "import os, nanogpt.common.command; os.name = 'nt'; import nanogpt.stages.train"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "wsl --install" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("version", "name"), [("(3, 10, 1)", "3.10"), ("(3, 14, 0)", "3.14")])
+def test_a_wrong_python_is_one_message(download: Path, version: str, name: str) -> None:
+    wrong = download / "python"
+    pretend = f"import sys; sys.version_info = {version}; $2"
+    wrong.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{pretend}"\n')
+    wrong.chmod(0o755)
+    done = make("test", f"PYTHON={wrong}", folder=download)
+    assert done.returncode == 2
+    said = rf"Python 3\.11, 3\.12 or 3\.13 is needed, and .* is {re.escape(name)}; name one:"
+    assert re.match(said, done.stderr)
+    assert not (download / ".venv").exists()
+
+
+def test_lines_end_as_on_linux_wherever_git_puts_them(tmp_path: Path) -> None:
+    for name in (".gitattributes", "Makefile", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    windows = ["git", "-c", "core.autocrlf=true", "-c", "user.name=n", "-c", "user.email=e@l"]
+    for words in (["init", "-q"], ["add", "--all"], ["commit", "-q", "-m", "all"]):
+        subprocess.run([*windows, *words], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "Makefile").unlink()
+    (tmp_path / "dvc.yaml").unlink()
+    subprocess.run([*windows, "checkout", "-q", "."], cwd=tmp_path, check=True)
+    for name in ("Makefile", "dvc.yaml"):
+        assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes()
 
 
 @pytest.fixture
