@@ -1,12 +1,15 @@
 """Where a training comes from: its commit, its versions, its process."""
 
 import importlib.metadata
+import logging
 import os
 import platform
 import socket
 import subprocess
 
 import psutil
+
+log = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "numpy", "mlflow")
 
@@ -38,13 +41,24 @@ def is_alive(pid: int, started: float) -> bool:
 
 
 def _commit() -> dict[str, str]:
-    """HEAD, and whether files differ from it; `dvc.lock` always does while DVC is at work."""
+    """The commit that holds the code, and whether files differ from it; why there is none, if so.
+
+    `dvc.lock` always differs while DVC is at work.
+    """
+    # git reads nothing in a checkout of another user's, as in a container, unless it is told to:
+    # whoever runs the code that lies there has trusted it already
+    git = ["git", "-c", "safe.directory=*"]
+    # the second name: a repository around this folder that does not hold it has a HEAD as well
+    held = [*git, "rev-parse", "HEAD", "HEAD:./nanogpt/__init__.py"]
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+        head = subprocess.run(held, capture_output=True, encoding="utf-8", errors="replace")
+        fault = head.stderr.partition("\n")[0] if head.returncode else ""
     except FileNotFoundError:
-        return {}
-    if head.returncode:
-        return {}
+        fault = "there is no program git"
+    if fault:
+        log.warning("the record of this training names no commit with its code: %s", fault)
+        return {"git.missing": fault}
     paths = (":(top)", ":(top,exclude)*dvc.lock")
-    differs = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *paths]).returncode != 0
-    return {"mlflow.source.git.commit": head.stdout.strip(), "git.dirty": str(differs).lower()}
+    differs = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *paths]).returncode != 0
+    commit = head.stdout.partition("\n")[0]
+    return {"mlflow.source.git.commit": commit, "git.dirty": str(differs).lower()}
