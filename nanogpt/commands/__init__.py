@@ -97,7 +97,9 @@ def export(
 def push(
     model: Model,
     repo: Annotated[str, typer.Option(help="user/name")],
-    public: Annotated[bool, typer.Option("--public", help="A new one is for everyone.")] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="The repository is for everyone to read.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
 ) -> None:
     """Upload a model to the Hugging Face hub."""

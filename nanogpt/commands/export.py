@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from nanogpt.common.errors import UserError
+from nanogpt.commands.record import RECORD, check_free, keep
+from nanogpt.common.errors import NotNow, UserError
 from nanogpt.common.files import whole_folder
 from nanogpt.common.place import CODE
 from nanogpt.formats.gguf.file import write as write_gguf_file
 from nanogpt.formats.weights import hub_tensors, load_model
 from nanogpt.sources.fetch import SourceError
+from nanogpt.sources.hub import PICKLES
 from nanogpt.tracking.fetch import download_registered
 
 DTYPES: dict[str, Any] = {  # the first is taken where none is named
@@ -41,6 +44,7 @@ def open_model(model: str) -> Iterator[tuple[str, Path]]:
 
     Raises:
         UserError: there is no such model.
+        NotNow: MLflow does not answer.
     """
     with tempfile.TemporaryDirectory() as temporary:
         if model.startswith("models:"):
@@ -48,7 +52,8 @@ def open_model(model: str) -> Iterator[tuple[str, Path]]:
             try:
                 folder = download_registered(model, Path(temporary))
             except (SourceError, UserError) as error:
-                raise UserError(f"{model}: {error}") from None
+                passing = isinstance(error, SourceError) and error.passing
+                raise (NotNow if passing else UserError)(f"{model}: {error}") from None
             yield model.removeprefix("models:/").partition("@")[0].partition("/")[0], folder
         elif (Path(model) / "config.json").exists():
             folder = Path(model).resolve()
@@ -65,19 +70,26 @@ def write_hf(folder: Path, out: Path, dtype: str) -> None:
     model = load_model(folder)
     tensors = hub_tensors(model.config, dict(model.named_parameters()))
     kind = DTYPES["hf"][dtype]
-    with _replace(out, "config.json") as partial:
-        kept = shutil.ignore_patterns(*WEIGHTS)
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.copytree(path, partial / path.name)
-            elif not kept(str(folder), [path.name]):
-                shutil.copyfile(path, partial / path.name)
+    stored = {name: tensor.to(kind).contiguous() for name, tensor in tensors.items()}
+    for name, tensor in stored.items():
+        if not tensor.isfinite().all():
+            largest = tensors[name].abs().max().item()
+            other = "BF16" if dtype == "F16" else "F32"
+            raise UserError(
+                f"{name} has a value of {largest:,.0f}, too large for {dtype}; export it with"
+                f" --dtype {other}"
+            )
+    names = shared_files(folder)
+    with _replace(out, "hf") as partial:
+        for name in names:
+            if not any(fnmatch(name, pattern) for pattern in WEIGHTS):
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, partial / name)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config |= {"torch_dtype": str(kind).removeprefix("torch.")}
         config.pop("dtype", None)  # transformers 5's name of the same
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (partial / "config.json").write_text(text, encoding="utf-8")
-        stored = {name: tensor.to(kind).contiguous() for name, tensor in tensors.items()}
         try:
             save_file(stored, partial / "model.safetensors", {"format": "pt"})
         except SafetensorError as error:
@@ -89,35 +101,58 @@ def write_gguf(folder: Path, path: Path, dtype: Any) -> None:
     model = load_model(folder)
     tensors = hub_tensors(model.config, dict(model.named_parameters()))
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}  # views
-    tokenizer_json = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        tokenizer_json = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder} has no tokenizer.json that can be read: {error}") from None
     write_gguf_file(path, model.config, arrays, tokenizer_json, dtype, _chat_template(folder))
+    keep(path.parent, "gguf", path.name)
 
 
 def write_peft(folder: Path, out: Path) -> None:
     """Copy the adapters that a training by LoRA left beside its model."""
     if not (folder / "adapter" / ADAPTER).exists():
         raise UserError(f"{folder} has no adapter/: it was not trained with train.lora")
-    with _replace(out, ADAPTER) as partial:
+    with _replace(out, "peft") as partial:
         shutil.copytree(folder / "adapter", partial, dirs_exist_ok=True)
 
 
+def shared_files(folder: Path) -> list[str]:
+    """The files of a model's folder that may leave it, by name; says which others there are.
+
+    Hidden ones (`.git`, `.env`) are their owner's, and a pickle can run any code when it is read.
+    """
+    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    stay = [p for p in paths if p.suffix in PICKLES or any(part[0] == "." for part in p.parts)]
+    told = [path.as_posix() for path in stay if path.name != RECORD]
+    if told:
+        more = f" and {len(told) - 3:,} more" if len(told) > 3 else ""
+        print(f"left out, as hidden or a pickle: {', '.join(told[:3])}{more}", file=sys.stderr)
+    return [path.as_posix() for path in paths if path not in {*stay}]
+
+
 @contextmanager
-def _replace(out: Path, mark: str) -> Iterator[Path]:
+def _replace(out: Path, format: str) -> Iterator[Path]:
     """A folder to fill that takes the place of `out`, which may be an earlier export."""
-    if out.exists() and not (out / mark).exists() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"--out {out} is there, and no earlier export; name a folder of its own")
     with whole_folder(out.resolve()) as partial:
         yield partial
+        keep(partial, format)
+        check_free(out, format)  # once more: the work may have taken minutes
 
 
 def _chat_template(folder: Path) -> str | None:
-    path = folder / "chat_template.jinja"
+    path, about = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if path.exists():
         return path.read_text(encoding="utf-8")
-    about = folder / "tokenizer_config.json"
-    config = json.loads(about.read_text(encoding="utf-8")) if about.exists() else {}
-    template = config.get("chat_template")
+    try:
+        template = json.loads(about.read_text(encoding="utf-8")).get("chat_template")
+    except FileNotFoundError:
+        return None
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{about} is damaged: {error}") from None
+    if isinstance(template, list):  # by name, as some have several
+        named = {part.get("name"): part.get("template") for part in template}
+        template = named.get("default")
     return template if isinstance(template, str) else None
 
 
@@ -136,8 +171,12 @@ def write(model: str, format: str, dtype: str | None, out: Path | None) -> Path:
     dtype = dtype or next(iter(known), "")
     with open_model(model) as (name, folder):
         out = out or CODE / "exports" / name / format
-        if format == "gguf":
-            out /= f"{name}-{dtype}.gguf"
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"--out {out} is in the model's own folder; name another")
+        file = f"{name}-{dtype}.gguf" if format == "gguf" else None
+        check_free(out, format, file)
+        if file:
+            out /= file
             write_gguf(folder, out, dtype)
         elif format == "peft":
             write_peft(folder, out)

@@ -122,14 +122,16 @@ def sync(path: Path) -> None:
 
 def list_files(root: Path, below: str = ".") -> tuple[File, ...]:
     """Every file below root/below, by name (seen from `root`)."""
-    found = []
-    for path in (root / below).rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-            name = path.relative_to(root).as_posix()
-            found.append(File(name=name, bytes=path.stat().st_size, sha256=sha256))
+    paths = [path for path in (root / below).rglob("*") if path.is_file()]
+    found = [describe(root, path.relative_to(root).as_posix()) for path in paths]
     return tuple(sorted(found, key=lambda file: file.name))
+
+
+def describe(root: Path, name: str) -> File:
+    """A file by its name, seen from `root`."""
+    with (root / name).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return File(name=name, bytes=(root / name).stat().st_size, sha256=sha256)
 
 
 def digest_files(files: Iterable[File]) -> str:

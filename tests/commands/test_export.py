@@ -3,13 +3,15 @@
 import importlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from nanogpt.commands.record import RECORD
 from nanogpt.formats.gguf.file import read as read_gguf
 from nanogpt.formats.weights import load_model, save_model
 from nanogpt.model import GPT
@@ -22,6 +24,11 @@ from tests.kit.trainings import CARD, begin, make_model, python, registration
 def exports_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # by its name, nanogpt.commands.export, it is the command until the module is imported
     monkeypatch.setattr(importlib.import_module("nanogpt.commands.export"), "CODE", root)
+
+
+def exported(folder: Path) -> dict[str, bytes]:
+    """All files of an export, but for its record."""
+    return {name: content for name, content in contents(folder).items() if name != RECORD}
 
 
 @pytest.fixture
@@ -40,7 +47,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_repository_is_the_model_directory(model: Path, run: Run) -> None:
     assert run("export", model) == (0, str(Path("exports/plays/hf").absolute()))
-    assert contents(Path("exports/plays/hf")) == contents(model)
+    assert exported(Path("exports/plays/hf")) == contents(model)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16"])
@@ -115,22 +122,158 @@ def test_a_chat_template_may_be_a_file(model: Path, run: Run) -> None:
 def test_adapters_are_copied(model: Path, run: Run) -> None:
     out = Path("exports/plays/peft").absolute()
     assert run("export", model, "--format", "peft") == (0, str(out))
-    assert contents(Path("exports/plays/peft")) == contents(model / "adapter")
+    assert exported(Path("exports/plays/peft")) == contents(model / "adapter")
 
 
-def test_an_older_export_is_replaced_and_nothing_else(model: Path, run: Run) -> None:
-    assert run("export", model, "--out", "out")[0] == 0
-    (Path("out") / "older").touch()
-    assert run("export", model, "--out", "out")[0] == 0
-    assert not (Path("out") / "older").exists()
-    Path("mine").mkdir()
-    assert run("export", model, "--out", "mine")[0] == 0  # it was empty
-    code, said = run("export", model, "--out", ".")
+FORMATS = {
+    "hf": (),
+    "gguf": ("--format", "gguf", "--dtype", "F32"),
+    "peft": ("--format", "peft"),
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_earlier_export_is_replaced(format: str, model: Path, run: Run) -> None:
+    words = ("export", model, *FORMATS[format], "--out", "out")
+    Path("out").mkdir()  # that it is there and empty is no hindrance
+    assert run(*words)[0] == 0
+    first = contents(Path("out"))
+    assert len(first) > 1
+    assert run(*words)[0] == 0
+    assert contents(Path("out")) == first
+    assert sorted(path.name for path in Path().iterdir()) == ["out", "plays"]
+
+
+Harm = Callable[[Path], object]
+MINE: dict[str, tuple[Harm, str]] = {
+    "a config.json of mine": (lambda out: (out / "config.json").write_text("{}"), "config.json"),
+    "a repository": (lambda out: (out / ".git").mkdir(), ".git"),
+    "a file more": (lambda out: (out / "notes").touch(), "notes"),
+    "a folder more": (lambda out: (out / "adapter" / "mine").mkdir(parents=True), "adapter"),
+    "a card that I changed": (lambda out: (out / "README.md").write_text(CARD[::-1]), "README.md"),
+    "a link": (lambda out: (out / "x").symlink_to("nowhere"), "x"),
+    "a record that is none": (lambda out: (out / RECORD).write_text("{}"), ""),
+}
+
+
+@pytest.mark.parametrize("name", MINE)
+@pytest.mark.parametrize("before", [False, True], ids=["", "in an export"])
+def test_what_no_export_wrote_stays(name: str, before: bool, model: Path, run: Run) -> None:
+    harm, held = MINE[name]
+    Path("out").mkdir()
+    if before:
+        assert run("export", model, "--out", "out")[0] == 0
+    harm(Path("out"))
+    there = sorted(Path("out").rglob("*"))
+    kept = contents(Path("out"))
+    code, said = run("export", model, "--out", "out")
     assert code == 2
-    assert said == "export: --out . is there, and no earlier export; name a folder of its own"
-    assert run("export", model, "--format", "peft", "--out", "out")[0] == 2
-    assert run("export", model, "--out", "plays/model/config.json")[0] == 2
-    assert sorted(path.name for path in Path().iterdir()) == ["mine", "out", "plays"]
+    assert said.startswith(f"export: --out out holds {held}")
+    assert "name another folder" in said
+    assert sorted(Path("out").rglob("*")) == there
+    assert contents(Path("out")) == kept
+
+
+def test_files_beside_a_gguf_stay_and_one_of_its_name(model: Path, run: Run) -> None:
+    words = ("export", model, "--format", "gguf", "--out", "out", "--dtype")
+    Path("out").mkdir()
+    Path("out/notes").write_text("mine")
+    Path("out/plays-F16.gguf").write_text("somebody's")
+    assert run(*words, "F32") == (0, "out/plays-F32.gguf")
+    assert run(*words, "Q8_0") == (0, "out/plays-Q8_0.gguf")
+    assert run(*words, "F32") == (0, "out/plays-F32.gguf")
+    code, said = run(*words, "F16")
+    assert code == 2
+    assert said.startswith("export: --out out holds plays-F16.gguf, which no export wrote")
+    assert Path("out/notes").read_text() == "mine"
+    assert Path("out/plays-F16.gguf").read_text() == "somebody's"
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        (".", "export: --out . holds "),
+        ("plays/model", "export: --out plays/model is in the model's own folder"),
+        ("plays/model/sub/hf", "is in the model's own folder; name another"),
+        ("file", "export: --out file is no folder"),
+        ("gone", "export: --out gone is no folder"),
+    ],
+)
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_place_that_is_none_is_refused(
+    format: str, out: str, said: str, model: Path, run: Run
+) -> None:
+    Path("file").write_text("mine")
+    Path("gone").symlink_to("nowhere")
+    if format == "gguf" and out == ".":
+        return  # it lies beside what is there
+    before = contents(Path())
+    code, message = run("export", model, *FORMATS[format], "--out", out)
+    assert code == 2
+    assert said in message
+    assert contents(Path()) == before
+
+
+def test_an_export_to_another_format_stays(model: Path, run: Run) -> None:
+    for format, words in FORMATS.items():
+        assert run("export", model, *words, "--out", format)[0] == 0
+        for other in FORMATS.keys() - {format}:
+            code, said = run("export", model, *FORMATS[other], "--out", format)
+            message = f"export: --out {format} holds an export to {format}; name another folder"
+            assert (code, said) == (2, message)
+
+
+def test_what_is_its_owners_is_not_copied(model: Path, run: Run) -> None:
+    shown = contents(model)
+    for name in (".env", ".git/config", "training_args.bin", "adapter/optimizer.pt"):
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text("hush")
+    assert run("export", model, "--out", "out")[0] == 0
+    assert exported(Path("out")) == shown
+
+
+@pytest.mark.parametrize(("dtype", "other"), [("F16", "BF16"), ("BF16", "F32")])
+def test_a_weight_that_a_type_has_not_is_refused(
+    dtype: str, other: str, model: Path, run: Run
+) -> None:
+    tensors = load_file(model / "model.safetensors")
+    tensors["lm_head.weight"][3, 4] = {"F16": -70000.0, "BF16": 3.4e38}[dtype]
+    save_file(tensors, model / "model.safetensors")
+    code, said = run("export", model, "--dtype", dtype, "--out", "out")
+    assert code == 2
+    assert said.startswith("export: lm_head.weight has a value of ")
+    assert said.endswith(f"too large for {dtype}; export it with --dtype {other}")
+    assert not Path("out").exists()
+    assert run("export", model, "--dtype", other, "--out", "out")[0] == 0
+    assert load_model(Path("out")).head.weight.isfinite().all()
+
+
+DAMAGE: dict[str, Harm] = {
+    "has no tokenizer.json that can be read": lambda m: (m / "tokenizer.json").unlink(),
+    "tokenizer.json is damaged, or not": lambda m: (m / "tokenizer.json").write_text("{}"),
+    "tokenizer_config.json is damaged": lambda m: (m / "tokenizer_config.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("said", DAMAGE)
+def test_a_tokenizer_that_cannot_be_exported_is_one_message(
+    said: str, model: Path, run: Run
+) -> None:
+    DAMAGE[said](model)
+    code, message = run("export", model, "--format", "gguf", "--out", "out")
+    assert (code, said in message) == (2, True)
+    assert not Path("out").exists()
+
+
+def test_of_several_chat_templates_the_default_is_taken(model: Path, run: Run) -> None:
+    about = json.loads((model / "tokenizer_config.json").read_text())
+    about["chat_template"] = [
+        {"name": "tool_use", "template": "{{ tools }}"},
+        {"name": "default", "template": "{{ messages }}"},
+    ]
+    (model / "tokenizer_config.json").write_text(json.dumps(about))
+    _, path = run("export", model, "--format", "gguf")
+    assert read_gguf(Path(path)).metadata["tokenizer.chat_template"] == "{{ messages }}"
 
 
 @pytest.fixture
@@ -146,7 +289,7 @@ def registered(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def test_a_registered_model_is_fetched(registered: Path, run: Run) -> None:
     assert run("export", "models:/nanogpt-plays@candidate")[0] == 0
-    assert contents(Path("exports/nanogpt-plays/hf")) == contents(registered)
+    assert exported(Path("exports/nanogpt-plays/hf")) == contents(registered)
     code, said = run("export", "models:/nanogpt-plays/7")
     assert code == 2
     assert "export: models:/nanogpt-plays/7: MLflow at sqlite:///" in said

@@ -96,6 +96,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         self.server.asked.append(f"{self.command} {path}")
+        if about := re.fullmatch(r"/api/models/([\w-]+/[\w-]+)", path):
+            return self._tell(about[1])
         parts = re.fullmatch(r"(/api/models)?/([\w-]+/[\w-]+)/(\w+)/([\w.-]+)(?:/(.+))?", path)
         if not parts:
             return self._refuse(404, "", "no such address")
@@ -134,6 +136,15 @@ class Handler(BaseHTTPRequestHandler):
                 case "wrong":
                     content = bytes(len(content))
         self._send(content, headers)
+
+    def _tell(self, id: str) -> None:
+        """What is said of a repository that was created."""
+        if self.server.faults.get(id) == "token":
+            return self._refuse(401, "", "Invalid credentials in Authorization header")
+        if id not in self.server.created:
+            return self._refuse(404, "RepoNotFound", "Repository not found")
+        private = self.server.created[id] == "private"
+        self._send(json.dumps({"id": id, "private": private, "siblings": []}).encode())
 
     def do_POST(self) -> None:
         path = urlsplit(self.path).path

@@ -160,6 +160,7 @@ def write(
         _check_range(names(config).get(name, name), array, kind)
         shape = gguf.quant_shape_to_byte_shape(array.shape, kind)
         writer.add_tensor_info(name, shape, np.dtype("u1"), math.prod(shape), kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial:
         try:
             writer.write_header_to_file(partial)

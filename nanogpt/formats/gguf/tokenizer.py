@@ -123,7 +123,10 @@ def add_tokenizer(
     Raises:
         UserError: it does not fit the model, or llama.cpp has none that gives the same ids.
     """
-    tokenizer = Tokenizer.from_str(tokenizer_json)
+    try:
+        tokenizer = Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # the library raises nothing more special
+        raise UserError(f"tokenizer.json is damaged, or not a tokenizer: {error}") from None
     values = json.loads(tokenizer.to_str())  # with what older files leave out
     model = values["model"]
     spelled: dict[str, str] = {}
