@@ -1,5 +1,8 @@
 """Sampling with a key-value cache."""
 
+from collections.abc import Collection, Sequence
+from itertools import takewhile
+
 import torch
 from torch import Tensor
 
@@ -22,27 +25,47 @@ def generate(
 ) -> list[str]:
     """Continue `prompt` `samples` times by up to `tokens` tokens; each text starts with the prompt.
 
-    A sample ends at the tokenizer's end of document. An empty prompt starts a document.
+    A sample ends at the tokenizer's end of document or at an end of the model's own. An empty
+    prompt starts a document. Ids that the tokenizer does not have are never drawn: many models have
+    more rows than it, for speed.
 
     Raises:
         UserError: the prompt has a character outside the vocabulary, or is empty where the
-            vocabulary has no token that separates documents.
+            vocabulary has no token to start from; or the tokenizer is another model's.
     """
-    ids = tokenizer.encode(prompt)
+    config = model.config
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"the tokenizer has ids up to {tokenizer.vocab_size - 1:,}, and the model only"
+            f" {config.vocab_size:,} rows: they do not belong together"
+        )
+    words = tokenizer.encode(prompt)
+    ids = [*tokenizer.begin, *words]
     if not ids and tokenizer.eot is not None:
         ids = [tokenizer.eot]
     if not ids:
         raise UserError("the prompt is empty, and this vocabulary has no token to start from")
+    own = config.eos if isinstance(config.eos, tuple) else (config.eos,)
+    ends = {*own, tokenizer.eot} - {None}
     device = next(model.parameters()).device
-    text = torch.tensor([ids] * samples, device=device)  # (B, T)
     text = continue_ids(
-        model, text, tokens, temperature, top_k, top_p, seed=seed, eot=tokenizer.eot
+        model,
+        torch.tensor([ids] * samples, device=device),  # (B, T)
+        tokens,
+        temperature,
+        top_k,
+        top_p,
+        seed=seed,
+        ends=ends,
+        never=[i for i in range(config.vocab_size) if i not in tokenizer.ids],
     )
     texts = []
     for row in text.tolist():
-        new = row[len(ids) :]
-        end = new.index(tokenizer.eot) if tokenizer.eot in new else None
-        texts.append(prompt + tokenizer.decode(new[:end]))
+        new = list(takewhile(lambda i: i not in ends, row[len(ids) :]))
+        # together with what goes before: a decoder may take the first blank of a text away
+        before, whole = tokenizer.decode(words), tokenizer.decode([*words, *new])
+        new_text = whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode(new)
+        texts.append(prompt + new_text)
     return texts
 
 
@@ -56,9 +79,12 @@ def continue_ids(
     top_p: float | None = None,
     *,
     seed: int,
-    eot: int | None = None,
+    ends: Collection[int] = (),
+    never: Sequence[int] = (),
 ) -> Tensor:
-    """Append up to `tokens` ids to each row of `ids` (B, T); stops when every row has met `eot`.
+    """Append up to `tokens` ids to each row of `ids` (B, T), none of `never` among them.
+
+    It stops when every row has met one of `ends`.
 
     Within the context each token costs one step of the cache. Past it, the model reads the last
     `context` tokens anew for each, as nanoGPT does: learned positions cannot slide, and a cache
@@ -68,18 +94,19 @@ def continue_ids(
     generator = torch.Generator(device=ids.device).manual_seed(seed)
     cache = Cache(model.config, len(ids), min(context, ids.shape[1] + tokens), ids.device)
     ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    stop, left_out = (torch.tensor([*some], device=ids.device).long() for some in (ends, never))
     unread = ids[:, -context:]
     for _ in range(tokens):
         if cache.length + unread.shape[1] > context:
             cache.length = 0
             unread = ids[:, -context:]
         logits = model(unread, cache=cache)[0][:, -1]  # (B, V)
+        logits = logits.index_fill(-1, left_out, -torch.inf)
         unread = choose(logits, temperature, top_k, top_p, generator)  # (B, 1)
         ids = torch.cat((ids, unread), dim=1)
-        if eot is not None:
-            ended |= unread[:, 0] == eot
-            if ended.all():
-                break
+        ended |= torch.isin(unread[:, 0], stop)
+        if ended.all():
+            break
     return ids
 
 

@@ -1,0 +1,111 @@
+"""A sample begins and ends as the base's makers began and ended texts, and no letter is lost."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import processors
+from torch import Tensor
+
+from nanogpt import generation
+from nanogpt.architecture import GPTConfig
+from nanogpt.common.errors import UserError
+from nanogpt.generation import generate
+from nanogpt.model import GPT
+from nanogpt.text.tokenizer import Tokenizer, gpt2_json, load
+from tests.text.test_base_tokenizer import llama2
+from tests.text.test_tokenizer import PLAY, train_vocabulary
+
+OPTIONS = {"tokens": 20, "temperature": 1.0, "top_k": None, "top_p": None, "seed": 1}
+
+
+def model_of(rows: int, eos: tuple[int, ...] = ()) -> GPT:
+    model = GPT(
+        GPTConfig("llama", rows, 64, 1, 2, 2, 16, 32, 8, tied=False, eos=eos or None)
+    ).eval()
+    with torch.no_grad():
+        model.head.weight.zero_()  # every id is as likely as any other
+    return model
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """Its decoder strips the first blank; `<s>` begins a text and `</s>` ends one."""
+    folder = tmp_path_factory.mktemp("llama")
+    tokenizer = llama2()
+    start = ("<s>", tokenizer.token_to_id("<s>"))
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[start])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "special_tokens_map.json").write_text('{"eos_token": {"content": "</s>"}}')
+    return load(folder)
+
+
+def said(
+    monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, prompt: str, ids: list[int], *own: int
+) -> tuple[str, list[int]]:
+    """The sample of a model that says these ids, and the ids that it was given first."""
+    script = iter(ids)
+    monkeypatch.setattr(generation, "choose", lambda *_: torch.tensor([[next(script)]]))
+    given: list[int] = []
+    model = model_of(tokenizer.vocab_size, own)
+    forward = model.forward
+
+    def listen(read: Tensor, *rest: object, **options: object) -> object:
+        given.extend(read[0].tolist())
+        return forward(read, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model, "forward", listen)
+    options = OPTIONS | {"tokens": len(ids)}
+    (text,) = generate(model, tokenizer, prompt, samples=1, **options)  # type: ignore[arg-type]
+    return text, given
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more", "text"),
+    [
+        ("the king", " of France", "the king of France"),
+        ("the king\n", "of", "the king\nof"),
+        ("the", "re", "there"),
+        ("", "the king", "the king"),
+        ("é", " ü👩", "é ü👩"),
+    ],
+)
+def test_no_blank_is_lost(
+    monkeypatch: pytest.MonkeyPatch, llama: Tokenizer, prompt: str, more: str, text: str
+) -> None:
+    ids = llama.encode(prompt + more)[len(llama.encode(prompt)) :]
+    found, given = said(monkeypatch, llama, prompt, ids)
+    assert found == text
+    assert given[: 1 + len(llama.encode(prompt))] == [*llama.begin, *llama.encode(prompt)]
+
+
+def test_every_end_ends(monkeypatch: pytest.MonkeyPatch, llama: Tokenizer) -> None:
+    hi, other = llama.encode("to"), llama.encode("x")[-1]
+    assert llama.eot is not None
+    for end in (llama.eot, 300, 301):
+        found, given = said(monkeypatch, llama, "be", [*hi, end, other], 300, 301)
+        assert found == "be to"
+        assert end not in given, "nothing is read after it"
+
+
+def test_rows_without_a_token_are_never_drawn(tmp_path: Path, llama: Tokenizer) -> None:
+    values = json.loads(gpt2_json(train_vocabulary(tmp_path / "vocabulary")))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    gpt2 = load(tmp_path)
+    for tokenizer in (gpt2, llama):
+        model = model_of(4 * tokenizer.vocab_size)
+        for temperature in (0.0, 1.0):
+            options = OPTIONS | {"temperature": temperature, "tokens": 8}
+            texts = generate(model, tokenizer, PLAY[:9], samples=4, **options)  # type: ignore[arg-type]
+            assert all(text.startswith(PLAY[:9]) for text in texts)
+        ids = [i for i in range(model.config.vocab_size) if i not in tokenizer.ids]
+        start = torch.zeros(300, 1, dtype=torch.long)
+        drawn = generation.continue_ids(model, start, 4, 1.0, seed=0, never=ids)
+        assert set(drawn.unique().tolist()) <= tokenizer.ids
+        assert len(drawn.unique()) > 300, "and the others are"
+
+
+def test_a_tokenizer_of_another_model(llama: Tokenizer) -> None:
+    with pytest.raises(UserError, match="only 100 rows: they do not belong together"):
+        generate(model_of(100), llama, "to be", samples=1, **OPTIONS)  # type: ignore[arg-type]
