@@ -11,7 +11,7 @@ VENV := .venv
 # Only what is typed after `make` counts: a variable of the environment that happens to have one of
 # these names was not meant. What was typed reaches a command as it is, through the environment of
 # the shell, where neither make nor the shell reads anything into it.
-TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT
+TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE
 $(foreach name,$(TYPED),$(if $(filter command,$(firstword $(origin $(name)))),,$(eval $(name) :=)))
 unexport $(TYPED) RECIPE LIKE PYTHON VENV
 $(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(name))))
@@ -19,7 +19,8 @@ $(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(na
 given = $(if $(value $2),--$1="$$TYPED_$2")
 flag = $(if $(filter-out 1 yes true on 0 no false off,$($2)),$(error $2=$($2): say 1 or 0),$(if $(filter 1 yes true on,$($2)),--$1))
 recipe = --recipe="$$TYPED_RECIPE"
-repro = python -m dvc repro "$1/dvc.yaml" && $(nanogpt) report --recipe="$1"
+# `exec`, so that make sends a signal on to it and not to a shell in between
+repro = exec python -m pipelines.run repro -- "$1"
 # `nanogpt`, but also where this folder was moved and the scripts in .venv/bin still name the old one
 nanogpt = python -m nanogpt.commands
 
@@ -44,7 +45,7 @@ endif
 # Prefect's database and settings live here, apart from the user's own.
 export PREFECT_HOME := $(CURDIR)/.prefect
 
-.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub report flow join deploy undeploy ui sync-tracking test test-slow torture lint types check bench recipes lock clean
+.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub report flow join deploy undeploy ui sync-tracking test test-slow torture lint types check bench recipes lock clean-states clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-24s%s\n", $$1, $$2}'
@@ -69,7 +70,7 @@ recipe: $(READY) ## make a recipe of your own from another: NAME= (LIKE= CORPUS=
 	  $(call given,base,BASE) $(call given,prompt,PROMPT)
 
 baselines: $(READY) ## score pretrained models as they are: a table (BASES="gpt2 smollm2-135m" CORPUS=)
-	@python -m pipelines.baselines $(call given,corpus,CORPUS) -- $(if $(value BASES),$$TYPED_BASES)
+	@exec python -m pipelines.baselines $(call given,corpus,CORPUS) -- $(if $(value BASES),$$TYPED_BASES)
 
 sample: $(READY) ## play with a model: make sample PROMPT="ROMEO:" (RECIPE= MODEL=)
 	@$(nanogpt) sample $(recipe) $(call given,model,MODEL) $(call given,prompt,PROMPT)
@@ -86,10 +87,10 @@ report: $(READY) ## show what came out of a recipe's last run (RECIPE=)
 	@$(nanogpt) report $(recipe)
 
 flow: $(READY) ## run a recipe as a Prefect flow; needs no server (RECIPE=)
-	@python -m pipelines.flows "$$TYPED_RECIPE"
+	@exec python -m pipelines.flows "$$TYPED_RECIPE"
 
 join: $(READY) ## train on several machines: run it on each (machine.nodes, machine.rendezvous) (RECIPE=)
-	@exec python -m nanogpt.stages.train "$$TYPED_RECIPE/params.yaml"
+	@exec python -m pipelines.run join -- "$$TYPED_RECIPE"
 
 deploy: $(READY) ## start a Prefect server and a worker on this machine, apply prefect.yaml (PORT=4200)
 	@python -m pipelines.local up $(call given,port,PORT)
@@ -109,7 +110,7 @@ test: $(READY) ## run the tests, a file at a time on each of two cores: 8 minute
 test-slow: $(READY) ## run the tests that take long: 20 minutes
 	python -m pytest -n 2 --dist loadfile -m 'slow and not torture'
 
-torture: $(READY) ## kill trainings at a hundred random instants, and lose a host: half an hour
+torture: $(READY) ## kill and stop trainings, and who waits for them, at random instants: an hour
 	python -m pytest -m torture -s
 
 lint: $(READY) ## check style, format, and who imports whom
@@ -154,6 +155,9 @@ lock: $(VENV)/uv/bin/uv ## resolve pyproject.toml's ranges into requirements.loc
 $(VENV)/uv/bin/uv:
 	$(PYTHON) -m venv $(VENV)/uv
 	$(VENV)/uv/bin/python -m pip install --quiet uv
+
+clean-states: $(READY) ## list what trainings resume from, with sizes (REMOVE=1)
+	@$(nanogpt) clean --states $(call flag,remove,REMOVE)
 
 clean: ## remove the environment and caches of tools; artifacts, runs and DVC's cache stay
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

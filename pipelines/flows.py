@@ -33,6 +33,9 @@ BLOCKER = re.compile(r"\(PID (\d+)\)")
 EXIT_CODE = re.compile(r"exited with (\d+)$")
 
 WRONG_INPUT = 2  # exit code of a stage that no second try can help
+TOLD = {129, 130, 143}  # exit codes of a stage that was told to stop
+WAITING = "NANOGPT_WAITING"  # pids: a stage stops when one of these that it runs below is gone
+RUN_ID = "PREFECT__FLOW_RUN_ID"  # set where a worker started this process
 BUSY_DELAY = 2  # seconds between two looks at another DVC command that is at work
 PATIENCE = 20  # seconds to stop in: less than the 30 that a Prefect worker grants
 STARTUP = 180  # seconds for Prefect's temporary server: its own 20 are few on a busy machine
@@ -48,7 +51,7 @@ class StageFailed(Exception):
 
 def _worth_another_try(_task: Any, _run: Any, state: State[Any]) -> bool:
     error = state.result(raise_on_failure=False)
-    return isinstance(error, StageFailed) and error.code != WRONG_INPUT
+    return isinstance(error, StageFailed) and error.code not in {WRONG_INPUT, *TOLD}
 
 
 @task(
@@ -101,7 +104,7 @@ def _repro(stage: Stage) -> tuple[int, list[str]]:
     with subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=root(),
-        env=dvc_environment() | {"PYTHONUNBUFFERED": "1"},
+        env=dvc_environment() | {"PYTHONUNBUFFERED": "1", WAITING: _waiting()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -120,6 +123,13 @@ def _repro(stage: Stage) -> tuple[int, list[str]]:
         finally:
             if process.poll() is None:
                 _stop(process)
+
+
+def _waiting() -> str:
+    """The processes that wait for a stage above DVC's, which is a job of its own; pids."""
+    known = os.environ.get(WAITING, "").split()
+    # the parent of a flow that runs for a worker is that worker
+    return " ".join([*known, str(os.getpid()), str(os.getppid()) if RUN_ID in os.environ else ""])
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -160,11 +170,14 @@ def main() -> None:
     code = "import sys; from pipelines.flows import pipeline; pipeline(sys.argv[1])"
     child = subprocess.Popen(
         [sys.executable, "-c", code, recipe],
-        env={"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP)} | os.environ,
+        env={"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP)}
+        | os.environ
+        | {WAITING: str(os.getpid())},
         start_new_session=True,
     )
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: child.terminate())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has SIGHUP
+            signal.signal(number, lambda *_: child.terminate())
     ended = child.wait()
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGTERM)  # a flow that a signal ended leaves its server behind

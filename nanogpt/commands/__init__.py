@@ -127,6 +127,20 @@ def sync() -> None:
 
 
 @app.command()
+def clean(
+    names: Annotated[list[Path] | None, typer.Argument(help="Some of them; else all.")] = None,
+    states: Annotated[bool, typer.Option("--states", help="What trainings resume from.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove, and not only list.")] = False,
+) -> None:
+    """List what trainings that were stopped have left, or remove it."""
+    from nanogpt.commands.clean import clean
+
+    if not states:
+        raise UserError("say what: --states lists what trainings resume from, --remove removes it")
+    clean(names or [], remove)
+
+
+@app.command()
 def ui(
     port: Annotated[int, typer.Option(help="Of the page, on this machine alone.")] = 5000,
 ) -> None:

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from nanogpt.common.errors import NotNow, Stopped, UserError
+from nanogpt.common import states
+from nanogpt.common.errors import NotNow, Stopped, Told, UserError
 from nanogpt.common.files import write_text
 from nanogpt.common.place import check_code
 from nanogpt.common.ready import check, put_right
+from nanogpt.common.told import follow_ancestors, raise_when_told
 
 # torch warns of its own insides, such as an address that has no name; read when it is imported
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -24,6 +27,9 @@ FULL = re.compile("[Nn]o space left on device|disk is full|Disk quota exceeded|F
 
 
 class _Settings(Protocol):
+    @property
+    def params(self) -> str: ...
+
     @property
     def data(self) -> str: ...
 
@@ -42,9 +48,14 @@ def run_stage(load: Callable[[str], S], main: Callable[[S], None]) -> None:
     path = parser.parse_args().params
     started = time.perf_counter()
     with one_line(stage):
+        raise_when_told()
+        if "RANK" not in os.environ:  # the launcher looks after the processes of a training
+            follow_ancestors(stage)
         check_code()
         settings = load(path)
         check(settings.data)
+        if "RANK" not in os.environ:
+            states.remove_held(Path(settings.params), Path(settings.data))
         main(settings)
         if int(os.environ.get("RANK", "0")) == 0:
             _record_time(Path(settings.data), stage, time.perf_counter() - started)
@@ -56,7 +67,7 @@ def one_line(command: str) -> Iterator[None]:
 
     Exit codes: 2 no other attempt helps before somebody mends it (settings, input); 75 another
     attempt may go better (network); 1 the machine must be mended (a full disk); 130 Ctrl-C, 143
-    SIGTERM.
+    SIGTERM, 129 SIGHUP.
     """
     put_right()
     try:
@@ -67,8 +78,9 @@ def one_line(command: str) -> Iterator[None]:
         message, code = f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1
     except Stopped as stopped:
         message, code = f"{stopped}; run the same command to go on", 128 + stopped.signal
-    except KeyboardInterrupt:
-        message, code = "stopped; run the same command to go on", 130
+    except KeyboardInterrupt as told:
+        number = told.signal if isinstance(told, Told) else signal.SIGINT
+        message, code = "stopped; run the same command to go on", 128 + number
     except Exception as error:
         if not (full := _full_disk(error)):
             raise

@@ -15,3 +15,11 @@ class Stopped(Exception):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+class Told(KeyboardInterrupt):
+    """A signal other than Ctrl-C's ended the work where it was, just as Ctrl-C does."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__()
+        self.signal = signal

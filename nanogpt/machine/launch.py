@@ -30,10 +30,11 @@ from torch.distributed.elastic.rendezvous.api import (
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from nanogpt.common.errors import Stopped, UserError
+from nanogpt.common.told import stops
 from nanogpt.settings import Machine
 
 LOST_PEER = os.EX_TEMPFAIL  # a worker's exit code: another process is gone; start again
-STOPPED = {128 + signal.SIGINT, 128 + signal.SIGTERM}
+STOPPED = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 LOOPBACK = "127.0.0.1"
 
 HEARTBEAT, MISSED = 5, 3  # seconds between heartbeats; so many missed in a row: it is gone
@@ -49,7 +50,7 @@ def launch(machine: Machine, processes: int, module: str, arguments: list[str]) 
     takes the others with it; they start again together, and go on from the last save, where a
     machine or a connection was lost, but not where a process refused its input.
 
-    SIGTERM and SIGINT are passed on to the processes, which save and end in their own time.
+    SIGTERM, SIGHUP and SIGINT are passed on to the processes, which save and end in their own time.
 
     Returns:
         What the command has to exit with: 0, or the code of a process that has said why it ended.
@@ -129,8 +130,9 @@ class Agent(LocalElasticAgent):
         self._take_signals()
 
     def _take_signals(self) -> None:
-        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT"
-        for number in (signal.SIGTERM, signal.SIGINT):
+        numbers = [*stops(), signal.SIGINT]
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(number.name for number in numbers)
+        for number in numbers:
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:

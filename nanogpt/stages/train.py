@@ -3,7 +3,8 @@
     python -m nanogpt.stages.train params.yaml
 
 On several processes where `machine.processes` says so. Stopped at any instant, even by `kill -9`,
-the same command goes on from the last save and ends with the same bytes.
+the same command goes on from the last save and ends with the same bytes. Until `dvc.lock` holds the
+result, a training that is finished is published again, and not trained again.
 """
 
 import json
@@ -11,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from nanogpt.batches import window_count
 from nanogpt.common.command import run_stage
 from nanogpt.common.errors import Stopped, UserError
 from nanogpt.common.files import whole_folder, write_text
+from nanogpt.common.told import stops
 from nanogpt.formats.base import Base, open_base
 from nanogpt.formats.weights import weights_sha256
 from nanogpt.machine.distributed import World, join, lost_peer, process_count
@@ -32,6 +35,8 @@ from nanogpt.training.checkpoint import Saves, fingerprint
 from nanogpt.training.journal import Journal, read, write_curves
 from nanogpt.training.publish import publish
 from nanogpt.training.start import initial_config, initial_model, trained
+
+PUBLISHED = "NANOGPT_PUBLISHED"  # names a file that tells `make join` who published the model
 
 
 def main(settings: Settings) -> None:
@@ -79,6 +84,19 @@ class Training:
         self.fingerprint = fingerprint(same, tokens.digest, base.digest)
         folder = settings.path("state") / self.fingerprint[:16]
         self.saves = Saves(folder, world, patience=10 if settings.machine.nodes == 1 else 120)
+        try:
+            self.build()
+        except BaseException:
+            self.saves.leave()  # what is refused leaves nothing behind
+            raise
+
+    def build(self) -> None:
+        """The model and its optimizers, as they were at the newest save, or at the start.
+
+        Raises:
+            UserError: there is not enough memory; the base, `train.lora` or the save is of no use.
+        """
+        settings, tokens, world = self.settings, self.tokens, self.world
         memory.check(initial_config(settings, tokens, settings.path("base")), settings, world)
         model = initial_model(settings, tokens, settings.path("base"), world.compute)
         model.activation_checkpointing = settings.machine.activation_checkpointing
@@ -146,6 +164,7 @@ class Training:
         )
         try:
             self.run(journal.record, journal.save)
+            self.end_if_told("trained to the end, which is saved")
             self.publish(journal)
             progress, model = self.progress, self.settings.path("model")
             registration = {
@@ -161,14 +180,20 @@ class Training:
                 told_to = isinstance(error, (Stopped, KeyboardInterrupt))
                 outbox.end(tracked, "KILLED" if told_to else "FAILED")
             raise
-        self.saves.remove()
+        settings = self.settings
+        outs = [settings.path(name) for name in ("train.json", "curves")]
+        self.saves.finish({out.as_posix(): out for out in outs})
+        if mark := os.environ.get(PUBLISHED):
+            Path(mark).touch()
+        self.end_if_told("the model is published")
 
     def publish(self, journal: Journal) -> None:
         """Write what DVC takes: the model, the curves, the figures."""
         settings, progress = self.settings, self.progress
-        most = memory.peak(self.world.device)
-        journal.record(progress.step, {"peak_memory_gib": most / 2**30})
-        print(f"train: peak memory {most / 2**30:.2f} GiB", file=sys.stderr, flush=True)
+        if not self.saves.finished:  # else it is of another process
+            most = memory.peak(self.world.device)
+            journal.record(progress.step, {"peak_memory_gib": most / 2**30})
+            print(f"train: peak memory {most / 2**30:.2f} GiB", file=sys.stderr, flush=True)
         journal.save()  # the last score may have no save of its own
         best = self.saves.best(progress, list(trained(self.model)))
         publish(settings, self.tokens, self.base, best, progress)
@@ -178,6 +203,11 @@ class Training:
         if self.base.name:
             figures["base_val_loss"] = progress.first_loss
         write_text(settings.path("train.json"), json.dumps(figures, indent=1) + "\n")
+
+    def end_if_told(self, done: str) -> None:
+        """Between two acts of the end: each of them is whole, and may be done twice."""
+        if number := self.told():
+            raise Stopped(done, number)
 
     def made_of(self) -> dict[str, str | None]:
         """What the model is made of, as tags of its run and its version."""
@@ -189,6 +219,13 @@ class Training:
         return tags
 
     def announce(self, parameters: int, changing: int) -> None:
+        if self.saves.finished:
+            print(
+                f"train: {self.saves.folder} has been trained to its end: publishing it again",
+                file=sys.stderr,
+                flush=True,
+            )
+            return
         train, step = self.settings.train, self.saves.step
         size = train.batch_size * self.settings.model.context
         where = self.world.facts()
@@ -205,7 +242,7 @@ class Training:
 
 
 def listen(alone: bool) -> Callable[[], int]:
-    """A function that returns the number of the signal, SIGTERM or SIGINT, that came, or 0.
+    """A function that returns the number of the signal that came to end this, or 0.
 
     A second Ctrl-C ends the process at once, if it is `alone`; else its launcher sees to that.
     """
@@ -216,7 +253,7 @@ def listen(alone: bool) -> Callable[[], int]:
             raise KeyboardInterrupt
         came.append(signum)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *stops()):
         signal.signal(number, hear)
     return lambda: came[0] if came else 0
 

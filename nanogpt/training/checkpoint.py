@@ -5,12 +5,12 @@
         progress, rows = saves.resume(tensors)
     saves.save(tensors, progress, rows)  # copies the tensors, then writes in a thread
     saves.wait()
-    saves.remove()
+    saves.finish({"data/shakespeare/train.json": Path("data/shakespeare/train.json")})
 
 A save is `save-<step>/`: safetensors files of each process, which `torch.distributed.checkpoint`
 writes so that any other number of processes can read them, and `progress.json`. It is written under
-another name first. The newest and the best stay; what is older goes. The lock of a training is a
-file beside its folder.
+another name first. The newest and the best stay; what is older goes. A finished training leaves its
+state to be removed when DVC has the result (`common/states.py`).
 """
 
 import hashlib
@@ -19,13 +19,14 @@ import shutil
 import warnings
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
@@ -37,6 +38,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from nanogpt.common import states
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import clear, remove_folder, sync, write_text
 from nanogpt.gradients import GuardState
@@ -70,7 +72,7 @@ class Saves:
         warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or")
         self.folder = folder
         self._world = world
-        self._lock = FileLock(folder.with_suffix(".lock"))
+        self._lock = states.lock_of(folder)
         self._thread = ThreadPoolExecutor(1, "save")
         self._pending: Future[None] | None = None
         newest = -1
@@ -82,7 +84,7 @@ class Saves:
                 raise UserError(
                     f"another process is training this very model, in {folder}; wait for it"
                 ) from None
-            folder.mkdir(exist_ok=True)  # a training that has just finished removed it
+            folder.mkdir(exist_ok=True)  # another process has just removed it
             # remove what a killed process left half-written or half-removed, here or beside
             for partial in folder.glob("save-*.partial"):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -159,12 +161,23 @@ class Saves:
         load(tensors, storage_reader=HuggingFaceStorageReader(str(save)), no_dist=True)
         return tensors
 
-    def remove(self) -> None:
-        """Remove all of it: the training is done."""
-        remove_folder(self.folder)
-        # unlink before the release: a process that waits then finds no file, and makes a new lock
-        Path(self._lock.lock_file).unlink(missing_ok=True)
-        self._lock.release()
+    @property
+    def finished(self) -> bool:
+        """Whether this training has published before."""
+        return (self.folder / states.FINISHED).exists()
+
+    def finish(self, published: Mapping[str, Path]) -> None:
+        """Mark the training as finished: `states.finish`."""
+        states.finish(self.folder, published)
+
+    def leave(self) -> None:
+        """Let another process have the folder; it is gone if nothing was saved in it."""
+        if self._world.rank == 0:
+            with suppress(OSError):
+                self.folder.rmdir()
+                # before the release: a process that waits then finds no file, and makes a new one
+                Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
 
     def _finish(self, written: Any, partial: Path, about: dict[str, Any]) -> None:
         try:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,7 +17,7 @@ OTHER = "pipelines/other"
 FEW = QUICK | {"train__steps": 2, "train__decay_steps": 1, "train__eval_interval": 2}
 
 
-def make_checkout(folder: Path) -> Path:
+def make_checkout(folder: Path, **changes: Any) -> Path:
     """The code as it is here, committed, with a recipe at the root and one in a folder."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "nanogpt", folder / "nanogpt", ignore=ignored)
@@ -28,9 +29,9 @@ def make_checkout(folder: Path) -> Path:
     shutil.copy(ROOT / "dvc.yaml", folder / OTHER)
     texts(folder / "text")
     own = {"data": "data/test", "download__corpus": "text/*.txt"}
-    (folder / "params.yaml").write_text(yaml.safe_dump(values(**FEW | own)))
+    (folder / "params.yaml").write_text(yaml.safe_dump(values(**FEW | own | changes)))
     own |= {"root": "../..", "params": f"{OTHER}/params.yaml", "data": "data/other", "seed": 2}
-    (folder / OTHER / "params.yaml").write_text(yaml.safe_dump(values(**FEW | own)))
+    (folder / OTHER / "params.yaml").write_text(yaml.safe_dump(values(**FEW | own | changes)))
     git(folder, "init", "--quiet", "--initial-branch=main")
     commit(folder)
     return folder

@@ -174,10 +174,7 @@ def test_what_is_typed_arrives_as_it_is(
     # the new recipe is what the first command prints
     new = "python|-m|pipelines.new|--like=pipelines/finetune_shakespeare"
     made = f"{new}|--corpus={value}|--base={value}|--prompt={value}|"
-    assert (
-        printed
-        == f"python|-m|dvc|repro|{made}/dvc.yaml|python|-m|nanogpt.commands|report|--recipe={made}|"
-    )
+    assert printed == f"python|-m|pipelines.run|repro|--|{made}|"
     assert not (tmp_path / "made-by-make").exists()
 
 
@@ -218,11 +215,25 @@ def test_what_a_target_needs_is_said(
 
 
 def test_the_commands_of_the_make_targets_are_those_of_nanogpt() -> None:
-    commands = re.findall(r"\$\(nanogpt\) ([a-z]+)", (ROOT / "Makefile").read_text())
+    calls = r"(?:\$\(nanogpt\)|nanogpt\.commands\",) \"?([a-z]+)"
+    files = ("Makefile", "pipelines/run.py")
+    commands = [name for file in files for name in re.findall(calls, (ROOT / file).read_text())]
     script = Path(sys.executable).with_name("nanogpt")
     shown = subprocess.run([script, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
     known = re.findall(r"^  ([a-z]+)  ", shown.partition("Commands:")[2], re.MULTILINE)
-    assert set(commands) == set(known) == {"sample", "export", "push", "report", "sync", "ui"}
+    assert (
+        set(commands)
+        == set(known)
+        == {
+            "sample",
+            "export",
+            "push",
+            "report",
+            "sync",
+            "ui",
+            "clean",
+        }
+    )
     for name in known:
         done = subprocess.run([script, name, "--help"], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

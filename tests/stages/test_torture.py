@@ -1,12 +1,12 @@
-"""`kill -9` at random instants of a training, on one and on two processes.
+"""`kill -9` and SIGTERM at random instants of a training, on one and on two processes.
 
     make torture                              # 50 kills each, some 15 minutes each
     NANOGPT_TORTURE_SEED=7 make torture       # the instants of a seed again
 
 An instant is the n-th time that a process is about to change a file of some kind, or a moment
 later. There the process stops by itself, is looked at, and is ended from outside: with all others,
-alone, or in place of its launcher. Afterwards no file may be unreadable, and the same command goes
-on; at the end everything must be as if nothing had happened.
+alone, in place of its launcher, or by being told to stop. Afterwards no file may be unreadable, and
+the same command goes on; at the end everything must be as if nothing had happened.
 """
 
 import json
@@ -73,7 +73,7 @@ AT_THE_END = {
         r"data/test/(model|curves|train)", since=rf"mkdir data/test/{WORKSHOP}/new-model"
     ),
     "register": Kind(rf"rename data/\.outbox/{WORKSHOP}/new-training-\w+$", later=math.inf, nth=1),
-    "removal of the state": Kind(STATE, since=rf"(rmtree|rename) {STATE}$"),
+    "mark of the end": Kind(rf"{STATE}/({WORKSHOP}/new-)?finished\.json"),
 }
 KINDS = UNDER_WAY | AT_THE_END | {FIRST: Kind(r"write mlflow\.db\.lock", later=1.5, nth=1)}
 
@@ -162,7 +162,8 @@ class Torture:
             Whether it came before the end.
         """
         aim = self.aim(KINDS[name])
-        victim = self.random.choice(["all", "launcher", "it"] if self.processes > 1 else ["all"])
+        several = ["launcher", "it"] if self.processes > 1 else []
+        victim = self.random.choice(["all", "told", *several])
         process = self.start(recipe, aim)
         launcher = psutil.Process(process.pid)
         family = [launcher]
@@ -173,12 +174,16 @@ class Torture:
             printed, _ = process.communicate()
             assert process.returncode == 0, printed
             return False
-        for member in {"all": family, "launcher": [launcher], "it": stopped}[victim]:
-            member.send_signal(signal.SIGKILL)
-        if victim == "launcher":
+        victims = {"all": family, "it": stopped}.get(victim, [launcher])
+        for member in victims:
+            member.send_signal(signal.SIGTERM if victim == "told" else signal.SIGKILL)
+        if victim in ("told", "launcher"):
             stopped[0].send_signal(signal.SIGCONT)
         printed, _ = process.communicate(timeout=PATIENCE)  # until the last of them is gone
         assert "Traceback" not in printed, printed
+        if victim == "told":
+            assert process.returncode == 143, printed
+            assert "run the same command to go on" in printed
         if victim == "it" and self.processes > 1:
             assert process.returncode == 1, printed
             assert "run the same command to go on" in printed
@@ -202,14 +207,11 @@ class Torture:
     def train(self, name: str, kinds: list[str]) -> None:
         """Train to the end, with these kills on the way."""
         recipe = self.new(name)
-        while kinds:
+        while kinds and not list(recipe.data.glob("state/*/finished.json")):
             if self.kill(recipe, kinds[0]):
                 kinds.pop(0)
-            if not any(path.suffix == "" for path in recipe.data.glob("state/*")):
-                break  # nothing is left to do: others went on to the end, or it had come
-        else:
-            recipe.run("train")
-            assert not list(recipe.folder.glob("data/**/*.partial"))
+        recipe.run("train")  # on to the end; or it is published once more
+        assert not list(recipe.folder.glob("data/**/*.partial"))
         self.ends_as_undisturbed(recipe)
         if kinds:
             self.train(f"{name} again", kinds)

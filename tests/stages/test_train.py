@@ -4,15 +4,19 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
+from nanogpt.common import states
 from nanogpt.formats.weights import weights_sha256
+from tests.kit.left_behind import everything, tracked
 from tests.kit.recipes import Recipe
 
 
@@ -109,8 +113,34 @@ def test_trained_twice_gives_the_same_bytes(new_recipe: Callable[..., Recipe]) -
     recipe = new_recipe("twice", machine__dtype="auto")
     recipe.run("train")
     first = weights_sha256(recipe.data / "model")
+    shutil.rmtree(recipe.data / "state")
     recipe.run("train")
     assert weights_sha256(recipe.data / "model") == first
+
+
+def test_until_the_lock_holds_it_a_result_is_published_again(
+    new_recipe: Callable[..., Recipe],
+) -> None:
+    recipe = new_recipe("finished")
+    recipe.run("train")
+    files, told = everything(recipe), tracked(recipe)
+    outs = [recipe.data / name for name in ("curves", "model", "train.json")]
+    locked = {
+        "outs": [
+            {"path": f"data/test/{out.name}", "hash": "md5", "md5": states.dvc_md5(out)}
+            for out in outs
+        ]
+    }
+    for folder in outs[:2]:
+        shutil.rmtree(folder)
+    outs[2].unlink()  # as DVC does
+    printed = recipe.run("train")
+    assert "has been trained to its end: publishing it again" in printed
+    assert " steps of " not in printed
+    assert everything(recipe) == files
+    assert tracked(recipe) == told
+    (recipe.folder / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train": locked}}))
+    assert " steps of " in recipe.run("train")
 
 
 def test_a_second_training_of_the_same_model_waits_its_turn(
@@ -155,6 +185,25 @@ def test_stopped_by_a_signal_it_saves_that_very_step(
     assert weights_sha256(stopped.data / "model") == weights_sha256(whole.data / "model")
     (run,) = runs(stopped)
     assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_it_saves_and_stops_when_who_waits_for_it_is_killed(
+    new_recipe: Callable[..., Recipe], processes: int
+) -> None:
+    changes = {"train__steps": 100000, "train__decay_steps": 10}
+    recipe = new_recipe("left alone", machine__processes=processes, **changes)
+    wait = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    process = recipe.start([sys.executable, "-c", wait, *recipe.command("train")])
+    while state(recipe) is None:
+        time.sleep(0.01)
+    process.kill()
+    printed, _ = process.communicate(timeout=60)  # until the last of them has ended
+    assert "train: the process that waited for this one is gone" in printed
+    (step,) = re.findall(r"stopped at step ([\d,]+), which is saved", printed)
+    saved = state(recipe)
+    assert saved
+    assert saved.name == f"save-{int(step.replace(',', '')):08}"
 
 
 def truncate(path: Path) -> None:
@@ -232,7 +281,9 @@ def test_a_read_only_folder_is_named_before_any_work(new_recipe: Callable[..., R
 def test_what_cannot_be_trained_is_refused(
     new_recipe: Callable[..., Recipe], changes: dict[str, Any], says: str
 ) -> None:
-    assert says in new_recipe("refused", **changes).run("train", code=2)
+    recipe = new_recipe("refused", **changes)
+    assert says in recipe.run("train", code=2)
+    assert not list(recipe.data.glob("state/*"))
 
 
 def test_a_truncated_token_file_is_refused(new_recipe: Callable[..., Recipe]) -> None:

@@ -27,13 +27,21 @@ def test_who_waited_for_the_end_of_a_training_holds_it_alone(tmp_path: Path, wor
         waiting = another.submit(Saves, folder, world, patience=60)
         time.sleep(0.5)  # it has opened the lock's file, which the first removes
         assert not waiting.done()
-        first.remove()
+        first.leave()  # with nothing saved
         second = waiting.result()
         assert folder.exists()
         with pytest.raises(UserError, match="another process is training this very model"):
             Saves(folder, world, patience=0)
-        another.submit(second.remove).result()
+        another.submit(second.leave).result()
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_saved_stays(tmp_path: Path, world: World) -> None:
+    saves = Saves(tmp_path / "state", world, patience=0)
+    saves.save({"weight": torch.ones(2)}, Progress(step=3, best_step=3), rows=0)
+    saves.wait()
+    saves.leave()
+    assert Saves(tmp_path / "state", world, patience=0).step == 3
 
 
 def test_a_save_of_another_version_is_refused(tmp_path: Path, world: World) -> None:

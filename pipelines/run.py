@@ -1,0 +1,106 @@
+"""What `make run` and `make join` do, stopped in good order by a signal that comes here alone.
+
+    python -m pipelines.run repro pipelines/finetune_shakespeare    # dvc repro, then the report
+    python -m pipelines.run join .       # the train stage on one of several machines, dvc commit
+
+`kill`, Docker and Slurm tell the outermost process alone to stop, make tells this one and waits for
+it, and DVC would tell nobody. So this tells all that runs below, and waits until it has saved.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+import psutil
+from dvc.cli import main as dvc
+
+TELL_SECONDS = 1  # DVC may have started another stage in the meantime
+PUBLISHED = "NANOGPT_PUBLISHED"  # names a file that the train stage makes where it published
+
+
+@contextmanager
+def telling_on() -> Iterator[None]:
+    """Send SIGTERM and SIGHUP on to all that runs below, and end with 143 or 129 after it."""
+    told: list[int] = []
+    family: set[psutil.Process] = set()
+
+    def hear(number: int, _: FrameType | None) -> None:
+        if number != signal.SIGALRM:
+            told.append(number)
+        below = psutil.Process().children(recursive=True)
+        family.update(below)
+        for process in below:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(told[0])
+        signal.setitimer(signal.ITIMER_REAL, TELL_SECONDS if below else 0)
+        if not below:
+            raise KeyboardInterrupt  # DVC itself is at work, and gives back its locks
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has SIGHUP
+            signal.signal(number, hear)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if told:
+            psutil.wait_procs(family)
+            sys.exit(128 + told[0])
+
+
+def repro(recipe: Path) -> int:
+    """Bring a recipe up to date, and show what came out."""
+    code = int(dvc(["repro", f"{recipe}/dvc.yaml"]))
+    return code or wait_for("-m", "nanogpt.commands", "report", f"--recipe={recipe}")
+
+
+def join(recipe: Path) -> int:
+    """Train with the other machines; where the model was published, tell DVC that it is there."""
+    params = recipe / "params.yaml"
+    before = params.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        published = Path(folder, "published")
+        os.environ[PUBLISHED] = str(published)
+        code = wait_for("-m", "nanogpt.stages.train", str(params))
+        if code or not published.exists():
+            return code
+    if params.read_bytes() != before:
+        print(
+            f"join: {params} was changed during the training, so DVC is not told that the model"
+            " belongs to it; put it back and run the same command: it publishes again",
+            file=sys.stderr,
+        )
+        return 1
+    return int(dvc(["commit", "--force", f"{recipe}/dvc.yaml:train"]))
+
+
+def wait_for(*words: str) -> int:
+    """Run python with these words; its exit code. Ctrl-C is for it, and not for this process."""
+    with subprocess.Popen([sys.executable, *words]) as process:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        code = process.wait()
+        signal.signal(signal.SIGINT, before)
+    return code if code >= 0 else 128 - code
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Run a recipe.")
+    parser.add_argument("action", choices=["repro", "join"])
+    parser.add_argument("recipe", type=Path, help="its folder, seen from the repository's root")
+    args = parser.parse_args()
+    try:
+        with telling_on():
+            sys.exit({"repro": repro, "join": join}[args.action](args.recipe))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""`nanogpt clean --states`: what there is, and away with it; never what a process trains from."""
+
+from pathlib import Path
+
+import pytest
+
+from nanogpt.common import states
+from tests.kit.recipes import Run
+
+NAMES = ("0123456789abcdef", "fedcba9876543210")
+
+
+@pytest.fixture
+def data(root: Path) -> Path:
+    """A stopped training, a finished one, and folders that are not ours."""
+    for name, files in {
+        f"plays/state/{NAMES[0]}": {"journal.jsonl": 10, "save-00000012/x": 2_000_000},
+        f"deep/er/state/{NAMES[1]}": {"journal.jsonl": 10, "finished.json": 2, "run.json": 2},
+        f"mine/state/{NAMES[0]}": {"journal.jsonl": 10, "diary.txt": 10},
+        "mine/state/notes": {"journal.jsonl": 10},
+    }.items():
+        for file, size in files.items():
+            path = root / "data" / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(bytes(size))
+    return root / "data"
+
+
+def test_states_are_listed_with_their_sizes(data: Path, run: Run) -> None:
+    before = sorted(data.rglob("*"))
+    code, said = run("clean", "--states")
+    assert code == 0
+    other, plays, total = said.splitlines()
+    assert plays.startswith(f"data/plays/state/{NAMES[0]}  2.0 MB, stopped at step 12, ")
+    assert other.startswith(f"data/deep/er/state/{NAMES[1]}  0.0 MB, finished")
+    assert total == "2.0 MB in all; --remove removes them"
+    assert sorted(data.rglob("*")) == before
+
+
+def test_what_is_trained_from_stays(data: Path, run: Run) -> None:
+    busy = data / "plays" / "state" / NAMES[0]
+    with states.lock_of(busy):
+        assert "in training, at step 12" in run("clean", "--states")[1]
+        code, said = run("clean", "--states", "--remove", busy)
+        assert (code, said.count("a process trains from it")) == (2, 1)
+        code, said = run("clean", "--states", "--remove")
+        assert code == 0
+        assert "in training, at step 12 or later, stays" in said
+        assert "finished; goes by itself when dvc.lock has the result, removed" in said
+    assert busy.exists()
+    assert run("clean", "--states", "--remove", busy)[0] == 0
+    assert [path.parent.parent.name for path in data.glob("**/state/*")] == ["mine", "mine"]
+
+
+@pytest.mark.parametrize("name", [f"mine/state/{NAMES[0]}", "mine/state/notes", "plays", "no"])
+def test_what_is_no_state_is_not_removed(data: Path, run: Run, name: str) -> None:
+    code, said = run("clean", "--states", "--remove", data / name)
+    assert code == 2
+    assert "is no state" in said
+    assert run("clean")[0] == 2
+    assert len(list(data.glob("**/journal.jsonl"))) == 4
