@@ -1,7 +1,7 @@
 """Low-rank adapters: train small matrices added to a frozen model (Hu et al. 2021).
 
     lora.add(model, settings.train.lora)      # now only the adapters have gradients
-    lora.write_adapter(folder, model.config, settings.train.lora, tensors, "gpt2")
+    lora.write_adapter(folder, model.config, settings.train.lora, tensors, "gpt2", commit)
     lora.merge(model)                         # the same model without them
 
 Names, conventions and files are those of `peft`.
@@ -117,13 +117,19 @@ def merge(model: GPT) -> None:
 
 
 def write_adapter(
-    folder: Path, config: GPTConfig, lora: Lora, tensors: Mapping[str, Tensor], base: str
+    folder: Path,
+    config: GPTConfig,
+    lora: Lora,
+    tensors: Mapping[str, Tensor],
+    base: str,
+    revision: str | None = None,
 ) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`, as `peft` reads them.
 
     Args:
         tensors: the adapters, by our names.
-        base: the model that they belong to, as `peft` or a reader may find it.
+        base: the model that they belong to: its id on the hub, or a path.
+        revision: its commit on the hub.
     """
     chosen, theirs = _chosen(config, lora), {}
     for layer in range(config.n_layer):
@@ -142,6 +148,7 @@ def write_adapter(
         "lora_dropout": 0.0,
         "peft_type": "LORA",
         "r": lora.rank,
+        "revision": revision,
         "target_modules": sorted(_leaves(config) if lora.targets == "all-linear" else lora.targets),
         "task_type": "CAUSAL_LM",
     }

@@ -42,14 +42,19 @@ def publish(
     with whole_folder(settings.path("model")) as folder:
         if settings.train.lora:
             (folder / "adapter").mkdir()
-            lora.write_adapter(
-                folder / "adapter", model.config, settings.train.lora, best, str(base.name)
-            )
+            found = findable(base)
+            lora.write_adapter(folder / "adapter", model.config, settings.train.lora, best, *found)
             lora.merge(model)
         save_model(folder, model.config, dict(model.named_parameters()))
         for path in tokens.tokenizer_files():
             shutil.copyfile(path, folder / path.name)
         _write_card(folder, settings, tokens, base, model, progress)
+
+
+def findable(base: Base) -> tuple[str, str | None]:
+    """By which name, and at which commit, the hub has a base; else its name in the settings."""
+    commit = re.fullmatch(r"hf:[^@]+@([0-9a-f]{40})", base.source or "")
+    return base.hub_id or str(base.name), commit[1] if commit else None
 
 
 def _write_card(

@@ -122,6 +122,8 @@ class Handler(BaseHTTPRequestHandler):
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             return self._send(json.dumps([_entry(folder, path) for path in files]).encode())
         file = folder / name
+        if not file.exists():
+            return self._refuse(404, "EntryNotFound", f"{name} does not exist")
         content, entry = file.read_bytes(), _entry(folder, file)
         headers = {"X-Repo-Commit": commit(id), "ETag": f'"{entry["oid"]}"'}
         if lfs := entry.get("lfs"):

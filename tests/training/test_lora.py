@@ -15,10 +15,14 @@ import torch
 
 from nanogpt import optim
 from nanogpt.common.errors import UserError
-from nanogpt.formats.weights import hub_tensors, save_model
+from nanogpt.formats.base import Base
+from nanogpt.formats.weights import hub_tensors, load_model, save_model
 from nanogpt.model import GPT
 from nanogpt.settings import Lora, parse
+from nanogpt.sources.bases import download_base
 from nanogpt.training import lora
+from nanogpt.training.publish import findable
+from tests.kit.fake_hub import SHARDED, FakeHub, commit
 from tests.kit.recipes import QUICK, ROOT, values
 from tests.test_model import SHAPES, random_model
 
@@ -117,6 +121,43 @@ def test_peft_reads_and_merges_them(choice: tuple[str, Lora], tmp_path: Path) ->
     lora.merge(model)
     for name, tensor in hub_tensors(model.config, dict(model.named_parameters())).items():
         torch.testing.assert_close(merged[name], tensor, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_peft_finds_their_base_on_the_hub(hub: FakeHub) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    base = download_base([f"hf:{SHARDED}@main"], Path("base"))
+    model = load_model(Path("base"))
+    chosen = Lora(rank=RANK, alpha=6.0, targets=EVERY)
+    lora.add(model, chosen)
+    torch.nn.init.normal_(model.get_parameter("blocks.0.attention.out.adapters.o_proj.lora_B"))
+    Path("adapter").mkdir()
+    found = findable(base)
+    assert found == (SHARDED, commit(SHARDED))
+    lora.write_adapter(Path("adapter"), model.config, chosen, adapters(model), *found)
+    theirs = AutoPeftModelForCausalLM.from_pretrained(Path("adapter").absolute()).eval()
+    ids = torch.randint(96, (2, 20))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, model(ids)[0], atol=1e-4, rtol=0)
+
+
+HF = "hf:Qwen/Qwen3-0.6B@"
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "hub_id", "found"),
+    [
+        (f"{HF}main", f"{HF}{'0a' * 20}", "Qwen/Qwen3-0.6B", ("Qwen/Qwen3-0.6B", "0a" * 20)),
+        ("gpt2", f"hf:o/gpt2@{'0a' * 20}", "o/gpt2", ("o/gpt2", "0a" * 20)),
+        ("smollm2", "wheel llm==1 (sha256 0a)", "H/SmolLM2", ("H/SmolLM2", None)),
+        ("models/mine", "models/mine", None, ("models/mine", None)),
+    ],
+)
+def test_a_base_goes_by_the_name_that_others_find(
+    name: str, source: str, hub_id: str | None, found: tuple[str, str | None]
+) -> None:
+    assert findable(Base(name=name, source=source, hub_id=hub_id)) == found
 
 
 def test_their_files_are_the_same_bytes_each_time(tmp_path: Path) -> None:
