@@ -8,6 +8,7 @@ from torch import Tensor
 
 from nanogpt.common.errors import UserError
 from nanogpt.model import GPT, Cache
+from nanogpt.text.prompt import prompt_ids
 from nanogpt.text.tokenizer import Tokenizer
 
 
@@ -40,11 +41,7 @@ def generate(
             f" {config.vocab_size:,} rows: they do not belong together"
         )
     words = tokenizer.encode(prompt)
-    ids = [*tokenizer.begin, *words]
-    if not ids and tokenizer.eot is not None:
-        ids = [tokenizer.eot]
-    if not ids:
-        raise UserError("the prompt is empty, and this vocabulary has no token to start from")
+    ids = prompt_ids(tokenizer, prompt)
     own = config.eos if isinstance(config.eos, tuple) else (config.eos,)
     ends = {*own, tokenizer.eot} - {None}
     device = next(model.parameters()).device

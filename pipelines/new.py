@@ -12,6 +12,7 @@ import glob
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -93,7 +94,7 @@ def _change(values: Any, changes: Mapping[str, Any], like: Path) -> None:
     corpus = _get(values, "download.corpus", like)
     if asked.get("download.corpus", corpus) != corpus:
         # not the digest of another corpus, and not a word of it
-        asked = {"download.sha256": None, "sample.prompt": "\n"} | asked
+        asked = {"download.sha256": None, "sample.prompt": ""} | asked
     if asked.get("download.base") and not _get(values, "download.base", like):
         raise RecipeError(
             f"{like / 'params.yaml'} has no base, and settings for one differ; start from a recipe"
@@ -138,7 +139,7 @@ def seen_from_root(given: str) -> str:
         return prefix + os.path.relpath(path, root())
     if ":" in path:
         return given
-    if prefix or glob.has_magic(path) or "/" in path or re.search(r"\.[a-z]+$", path):
+    if prefix or glob.has_magic(path) or "/" in path or re.search(r"\.[A-Za-z]+$", path):
         raise RecipeError(
             f"no file matches {path!r}, seen from {Path.cwd()}; what is on the Hugging Face hub is"
             " hf:<id>@<revision>"
@@ -155,6 +156,21 @@ def name_for(like: Path, given: Iterable[str]) -> str:
         names = [Path(part).stem for part in parts if not glob.has_magic(part)]
         words += [re.sub(r"[^A-Za-z0-9-]+", "_", name).strip("_") for name in names[-1:]]
     return re.sub(r"[^A-Za-z0-9_-]", "_", "_".join(filter(None, words)))[:100]
+
+
+def refused(recipe: Path) -> str:
+    """Why the first stage of a recipe could not even begin; nothing if it could."""
+    command = [sys.executable, "-m", "nanogpt.commands", "check", f"--recipe={recipe}"]
+    done = subprocess.run(command, cwd=root(), stderr=subprocess.PIPE, text=True)
+    return done.stderr.strip().removeprefix("check: ") if done.returncode else ""
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:  # the bytes of a file's name
+        return False
+    return True
 
 
 def _values(file: Path) -> dict[str, Any]:
@@ -211,7 +227,7 @@ def main() -> int:
     parser.add_argument("--like", type=Path, required=True, help="folder of the recipe to copy")
     parser.add_argument("--corpus", help="download.corpus, seen from here")
     parser.add_argument("--base", help="download.base, seen from here")
-    parser.add_argument("--prompt", help="sample.prompt; a new line where the corpus is another")
+    parser.add_argument("--prompt", help="sample.prompt; nothing where the corpus is another")
     parser.add_argument(
         "--set",
         type=_pair,
@@ -222,6 +238,8 @@ def main() -> int:
     )
     args = parser.parse_args()
     try:
+        if odd := [word for word in sys.argv[1:] if not _is_text(word)]:
+            raise RecipeError(f"{os.fsencode(odd[0])!r} is not UTF-8; rename the file")
         if args.corpus and os.path.isdir(args.corpus):
             raise RecipeError(
                 f"{args.corpus!r} is a folder; name its files: '{args.corpus.rstrip('/')}/**/*.txt'"
@@ -233,7 +251,12 @@ def main() -> int:
         changes |= {key: seen_from_root(value) for key, value in given.items()}
         if args.prompt:
             changes["sample.prompt"] = args.prompt
-        print(create(name, args.like, changes))
+        new = not (root() / "pipelines" / name).exists()
+        recipe = create(name, args.like, changes)
+        if new and (why := refused(recipe)):
+            shutil.rmtree(root() / recipe)
+            raise RecipeError(why)
+        print(recipe)
     except RecipeError as error:
         print(error, file=sys.stderr)
         return 2

@@ -110,6 +110,17 @@ def push(
         upload(folder, repo, public, dry_run)
 
 
+@app.command("check")
+def check_recipe(recipe: Recipe = Path()) -> None:
+    """Refuse what a recipe asks for and can never get, before anything is fetched."""
+    from nanogpt.settings import load
+    from nanogpt.sizing.ahead import before_download
+
+    settings = load(recipe / "params.yaml")
+    os.chdir(recipe / settings.root)  # from where a recipe names its files
+    before_download(settings)
+
+
 @app.command()
 def report(recipe: Recipe = Path()) -> None:
     """Show what came out of a recipe's last run."""

@@ -5,34 +5,39 @@ nanogpt report --recipe pipelines/finetune_shakespeare
 
 import json
 import os
-import re
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from ruamel.yaml import YAML
 
 from nanogpt.common.errors import UserError
 from nanogpt.formats.weights import weights_sha256
-from nanogpt.settings import load
+from nanogpt.settings import Settings, load
+from nanogpt.text import tokenizer
+from nanogpt.text.samples import from_markdown
 from nanogpt.tracking import registry
 
 
 def show(recipe: Path) -> None:
     """Print the report of the recipe in this folder.
 
+    What a stage has not made yet, or made of an earlier model, is left out, and named.
+
     Raises:
-        UserError: it has not been run to its end.
+        UserError: it has trained no model.
     """
     settings = load(recipe / "params.yaml")
     place = recipe / settings.root
     data = place / settings.data
-    try:
-        scores = json.loads((data / "eval.json").read_text())
-        training = json.loads((data / "train.json").read_text())
-        seconds = json.loads((data / "seconds.json").read_text())
-        samples = (data / "samples.md").read_text()
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename} is not there yet; run `dvc repro` first") from None
+    training = _read(data / "train.json")
+    if not training:
+        raise UserError(f"{data / 'train.json'} is not there yet; run `dvc repro` first")
+    old = outdated(recipe / "dvc.lock")
+    scores = {} if "eval" in old else _read(data / "eval.json")
+    samples = {} if "sample" in old else _samples(data / "samples.md")
+    seconds = _read(data / "seconds.json")
     known = registry.summary(weights_sha256(data / "model"))
 
     table = Table(title=f"recipe {settings.recipe}", show_header=False, title_justify="left")
@@ -41,13 +46,14 @@ def show(recipe: Path) -> None:
     table.add_row("validation loss", f"{training['val_loss']:.4f} nats a token")
     if "base_val_loss" in training:
         table.add_row("of its base", f"{training['base_val_loss']:.4f} nats a token")
-    split = scores["split"]
+    split = scores.get("split")
     if split == "test":
         table.add_row("test loss", f"{scores['loss']:.4f} nats a token")
         if "base" in scores:
             table.add_row("of its base", f"{scores['base']['loss']:.4f} nats a token")
-    table.add_row(f"{split} perplexity", f"{scores['perplexity']:.3f}")
-    table.add_row(f"{split} bits per byte", f"{scores['bits_per_byte']:.4f}")
+    if scores:
+        table.add_row(f"{split} perplexity", f"{scores['perplexity']:.3f}")
+        table.add_row(f"{split} bits per byte", f"{scores['bits_per_byte']:.4f}")
     if "tokens_per_second" in known:
         table.add_row("training speed", f"{known['tokens_per_second']:,.0f} tokens/s")
     table.add_section()
@@ -60,17 +66,54 @@ def show(recipe: Path) -> None:
 
     console = Console(highlight=False)
     console.print(table)
+    for what, made in (("scores", scores), ("samples", samples)):
+        if not made:
+            console.print(f"there are no {what} of this model yet: run `dvc repro`")
     # the first, and that of the base
-    for title, number in (("a sample", "Sample 1"), ("before, by its base", "Before: .*?")):
-        if found := re.search(rf"## {number}\n\n```text\n(.*?)\n```", samples, re.DOTALL):
+    for title, start in (("a sample", "Sample 1"), ("before, by its base", "Before: ")):
+        for text in [text for name, text in samples.items() if name.startswith(start)][:1]:
             console.print(f"\n[bold]{title}[/bold]\n")
-            console.print(found[1], markup=False)
+            console.print(text, markup=False)
     console.print("\n[bold]try next[/bold]  (after `source .venv/bin/activate`)\n")
     here = Path(os.path.relpath(recipe.resolve(), place.resolve())).as_posix()
     name, folder = ("", "") if here == "." else (f"RECIPE={here} ", f"cd {here} && ")
-    words = "JULIET:" if "shakespeare" in settings.download.corpus else "Once upon a time"
     train = settings.train
     change = f"learning_rate={2 * train.learning_rate:g}" if train.steps else "steps=24"
-    console.print(f'  make sample {name}PROMPT="{words}"', soft_wrap=True)
+    words = f"{name}{_prompt(settings, data / 'model')}".rstrip()
+    console.print(f"  make sample {words}".rstrip(), soft_wrap=True)
     console.print(f"  {folder}dvc exp run -S train.{change}", soft_wrap=True)
     console.print("  nanogpt ui")
+
+
+def outdated(lock: Path) -> set[str]:
+    """Stages that DVC last ran on another model than the one that is there now."""
+    if not lock.exists():
+        return set()  # the stages were run by hand
+    stages = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8"))["stages"]
+    made = {out["path"]: out for out in stages.get("train", {}).get("outs", [])}
+    return {
+        name
+        for name, stage in stages.items()
+        for dep in stage.get("deps", [])
+        if dep["path"] in made and made[dep["path"]].get("md5") != dep.get("md5")
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a file of JSON holds; nothing if it is not there."""
+    found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    return found
+
+
+def _samples(path: Path) -> dict[str, str]:
+    return from_markdown(path.read_bytes().decode("utf-8")) if path.exists() else {}
+
+
+def _prompt(settings: Settings, model: Path) -> str:
+    """A prompt to try that the model can read; without one its recipe's own is taken."""
+    words = "JULIET:" if "shakespeare" in settings.download.corpus else "Once upon a time"
+    try:
+        tokenizer.load(model).encode(words)
+    except UserError:
+        return ""
+    return f'PROMPT="{words}"'

@@ -126,7 +126,7 @@ class Files:
     paths: tuple[str, ...]
 
     def fetch(self, folder: Path) -> str:
-        paths = [Path(path).absolute() for path in self.paths]
+        paths = [real_path(path) for path in self.paths]
         common = os.path.commonpath([path.parent for path in paths])
         with bar(sum(path.stat().st_size for path in paths), "download", "B") as progress:
             for path in paths:
@@ -135,6 +135,11 @@ class Files:
                 shutil.copyfile(path, copy)
                 progress.update(copy.stat().st_size)
         return self.name
+
+
+def real_path(path: str) -> Path:
+    """Where a file is, by the name that it has there: its folder may be given in many ways."""
+    return Path(path).parent.resolve() / Path(path).name
 
 
 def fetch(what: str, sources: Sequence[Source], folder: Path) -> str:

@@ -10,12 +10,13 @@ from collections.abc import Collection
 from nanogpt.common.command import run_stage
 from nanogpt.common.manifest import File
 from nanogpt.settings import Settings, load
+from nanogpt.sizing.ahead import before_download
 from nanogpt.sources.bases import download_base
-from nanogpt.sources.corpora import download, find
+from nanogpt.sources.corpora import download
 
 
 def main(settings: Settings) -> None:
-    find(settings.download.corpus, settings.download.text_field)  # a typo: before any fetch
+    before_download(settings)
     base = download_base(settings.download.bases, settings.path("base"))
     if base.name:
         print(f"base {base.name}: {_size(base.files)}, from {base.source}")

@@ -28,9 +28,11 @@ def main(settings: Settings) -> None:
     tokens = open_tokens(settings.path("tokens"))
     base = open_base(settings.path("base"))
     world = join(settings.machine)
-    name: Name = "test" if len(tokens.split("test")) > 1 else "val"
+    test = tokens.manifest.splits["test"]
+    name: Name = "test" if test.tokens > 1 else "val"
     if name == "val":
-        print("eval: no test split (tokenize.test is 0), so val is scored, which chose the step")
+        why = "its test split is too short" if test.documents else "tokenize.test is 0"
+        print(f"eval: nothing to test on ({why}), so val is scored, which chose the step")
     figures = score(model, tokens, name, context, world)
     found: dict[str, Any] = {"split": name, **figures}
     scores = {f"eval_{key}": value for key, value in figures.items()}

@@ -16,6 +16,7 @@ from nanogpt.machine.distributed import pick_device
 from nanogpt.settings import Settings, load
 from nanogpt.text import tokenizer
 from nanogpt.text.prompt import read_prompt
+from nanogpt.text.samples import to_markdown
 from nanogpt.tracking import outbox
 
 
@@ -31,8 +32,7 @@ def main(settings: Settings) -> None:
         texts[f"Before: the base {base.name}"] = before
     for title, text in texts.items():
         print(f"--- {title} ---\n{text}\n")
-    blocks = [f"## {title}\n\n```text\n{text}\n```\n" for title, text in texts.items()]
-    write_text(out, f"# Samples of {settings.recipe}\n\n" + "\n".join(blocks))
+    write_text(out, to_markdown(f"Samples of {settings.recipe}", texts))
     outbox.sampled(weights_sha256(model), out)
 
 

@@ -28,6 +28,7 @@ from nanogpt.machine.distributed import World, join, lost_peer, process_count
 from nanogpt.machine.launch import LOST_PEER, launch
 from nanogpt.settings import Settings, load
 from nanogpt.sizing import memory
+from nanogpt.sizing.ahead import before_training
 from nanogpt.text.tokens import Tokens, open_tokens
 from nanogpt.tracking import outbox, run
 from nanogpt.trainer import Hooks, Progress, Trainer
@@ -64,8 +65,7 @@ def main(settings: Settings) -> None:
 def check(settings: Settings, tokens: Tokens) -> None:
     """Refuse what cannot be trained before any process starts."""
     window_count(len(tokens.split("train")), settings.model.context)
-    if len(tokens.split("val")) < 2:
-        raise UserError(f"{tokens.folder}: the val split has no token to score; raise tokenize.val")
+    before_training(settings, tokens)
     processes = int(os.environ.get("WORLD_SIZE", process_count(settings.machine)))
     if settings.train.batch_size < processes:
         raise UserError(

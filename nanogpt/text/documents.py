@@ -1,7 +1,7 @@
 """raw/ → documents: .txt and .md a document a file, .jsonl one a line, .parquet one a row.
 
     corpus = open_raw(raw)
-    for piece in pieces(raw, corpus):
+    for piece in pieces(raw, corpus.files):
         for text in documents(raw, corpus.text_field, piece):
 
 Pieces are small and can be read at the same time, by any process that sees the folder. Texts are
@@ -10,17 +10,17 @@ What has no character, or blanks alone, is no document.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanogpt.common.errors import UserError
-from nanogpt.text.raw import Raw
+from nanogpt.common.manifest import File
 
 PIECE = 1 << 21  # bytes of a .jsonl in one piece
 MARK = b"\xef\xbb\xbf"  # the byte order mark in UTF-8
 MEND = (
-    "; mend the file that this is a copy of, and run the download stage again:"
+    "; mend it, or the file that it is a copy of, and run the download stage again:"
     " `dvc repro --force --single-item download`"
 )
 NAME = "; name the right one in download.text_field"
@@ -45,13 +45,13 @@ class Piece(NamedTuple):
     size: int  # bytes, before compression
 
 
-def pieces(raw: Path, corpus: Raw) -> Iterator[Piece]:
-    """Everything in the corpus, in its order.
+def pieces(raw: Path, files: Iterable[File]) -> Iterator[Piece]:
+    """Everything in the files of a corpus, in their order.
 
     Raises:
         UserError: a file is of no known kind, or is no parquet.
     """
-    for file in corpus.files:
+    for file in files:
         name, size = file.name, file.bytes
         match Path(name).suffix.lower():
             case ".txt" | ".md":

@@ -60,7 +60,7 @@ def tokenize(
     """
     raw, out = raw.absolute(), out.absolute()
     source = open_raw(raw)
-    chunks = [Chunk(raw, source.text_field, some) for some in _chunks(pieces(raw, source))]
+    chunks = [Chunk(raw, source.text_field, some) for some in _chunks(pieces(raw, source.files))]
     size = sum(chunk.size for chunk in chunks)
     with whole_folder(out) as folder, _workers(executor, size) as run:
         counts, corpus = [], Survey()

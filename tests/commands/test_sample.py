@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nanogpt.text import tokenizer
 from tests.kit.recipes import QUICK, Run, values
 from tests.kit.trainings import make_model
 
@@ -63,8 +64,38 @@ def test_report(
     assert "JULIET: ah" in said
     assert "make sample RECIPE=pipelines/plays PROMPT=" in said
     assert "cd pipelines/plays && dvc exp run -S train.learning_rate=" in said
-    (root / "data" / "plays" / "eval.json").unlink()
+    (root / "data" / "plays" / "train.json").unlink()
     code, said = run("report", "--recipe", there)
     assert code == 2
     assert said.startswith("report: ")
-    assert said.endswith("data/plays/eval.json is not there yet; run `dvc repro` first")
+    assert said.endswith("data/plays/train.json is not there yet; run `dvc repro` first")
+
+
+@pytest.mark.parametrize("file", ["eval.json", "samples.md"])
+@pytest.mark.parametrize("how", ["not there", "of an earlier model"])
+def test_a_report_says_what_is_missing(
+    recipe: Path, root: Path, run: Run, file: str, how: str
+) -> None:
+    stage, what = {"eval.json": ("eval", "scores"), "samples.md": ("sample", "samples")}[file]
+    if how == "not there":
+        (root / "data" / "plays" / file).unlink()
+    else:
+        old, new = ({"path": "data/plays/model", "md5": word} for word in ("old", "new"))
+        lock = {"train": {"outs": [new]}, "eval": {"deps": [new]}, "sample": {"deps": [new]}}
+        lock[stage] = {"deps": [old]}
+        (recipe / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}))
+    code, said = run("report", "--recipe", recipe)
+    assert code == 0, said
+    assert said.count("run `dvc repro`") == 1
+    assert f"there are no {what} of this model yet" in said
+    assert ("bits per byte" in said, "JULIET: ah" in said) == (stage != "eval", stage != "sample")
+
+
+def test_a_report_proposes_a_prompt_that_the_model_can_read(
+    recipe: Path, root: Path, run: Run
+) -> None:
+    model = root / "data" / "plays" / "model"
+    tokenizer.write(model, tokenizer.char_json("абвгд\n", eot=False))
+    _, said = run("report", "--recipe", recipe)
+    assert "make sample RECIPE=pipelines/plays\n" in said
+    assert "PROMPT" not in said

@@ -1,5 +1,6 @@
 """Recipes made from others: what is copied, what is changed, what is refused."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from ruamel.yaml import YAML
 
 from nanogpt.settings import load
 from pipelines.graph import RecipeError, stages
-from pipelines.new import _change, _yaml_text, create, main, name_for, seen_from_root
+from pipelines.new import _change, _yaml_text, create, main, name_for, refused, seen_from_root
 from tests.kit.recipes import ROOT
 from tests.kit.toy import make_project
 
@@ -23,8 +24,9 @@ STAGES = ["download", "tokenize", "train", "eval", "sample"]
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A DVC repository with our graph, two recipes and two poems; the current folder."""
+    """A DVC repository with our code and graph, two recipes and two poems; the current folder."""
     make_project(tmp_path, str(LIKE))
+    (tmp_path / "nanogpt").symlink_to(ROOT / "nanogpt")
     (tmp_path / "poems").mkdir()
     for name in ("one", "two"):
         (tmp_path / "poems" / f"{name}.txt").write_text("To be")
@@ -37,6 +39,8 @@ def new(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> New:
     """Run the command here; returns its exit code, and what it says, errors or not."""
+    # another process each time, which tests of their own start
+    monkeypatch.setattr("pipelines.new.refused", lambda _: "")
 
     def new(*arguments: str, like: Path = LIKE) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["new", f"--like={like}", *arguments])
@@ -50,7 +54,8 @@ def new(
 def test_a_recipe_for_ones_own_text(repository: Path) -> None:
     words = [f"--like={LIKE}", "--corpus=poems/*.txt", "--base=smollm2-135m"]
     command = [sys.executable, "-m", "pipelines.new", *words]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     folder = Path(done.stdout.rstrip("\n"))
     assert folder == Path("pipelines/finetune_poems_smollm2-135m"), done.stderr
     settings = load(folder / "params.yaml")
@@ -58,7 +63,7 @@ def test_a_recipe_for_ones_own_text(repository: Path) -> None:
     assert settings.download.bases == ["smollm2-135m"]
     assert settings.data == "data/finetune_poems_smollm2-135m"
     assert settings.train == load(LIKE / "params.yaml").train
-    assert settings.sample.prompt == "\n"
+    assert settings.sample.prompt == ""
     text = (folder / "params.yaml").read_text()
     assert "Shakespeare" not in text
     assert "lora: null" in text
@@ -134,12 +139,36 @@ def test_a_recipe_of_that_name_for_something_else_stays(new: New) -> None:
     assert "NAME" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("book.pdf", b"%PDF-1.4", "cannot read poems/book.pdf: not one of .txt .md .jsonl"),
+        ("book.txt", "To be".encode("utf-16"), "poems/book.txt is not UTF-8 at byte 0"),
+        ("book.TXT", b"To be", ""),
+    ],
+)
+def test_what_cannot_be_read_leaves_no_recipe(
+    new: New, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes, says: str
+) -> None:
+    monkeypatch.setattr("pipelines.new.refused", refused)
+    Path("poems", name).write_bytes(content)
+    code, said = new(f"--corpus=poems/{name}", like=Path())
+    assert (code, says in said) == (2 if says else 0, True)
+    assert len(said.splitlines()) == 1
+    assert Path("pipelines/book").exists() == (not says)
+
+
+def test_a_word_that_is_not_utf8(new: New) -> None:
+    said = new("--corpus=\udcff.txt")
+    assert said == (2, "b'--corpus=\\xff.txt' is not UTF-8; rename the file")
+
+
 def test_what_belongs_to_another_corpus_goes_with_it(repository: Path) -> None:
     pinned = {"download.sha256": "0" * 64, "sample.prompt_file": "poems/one.txt"}
     like = create("pinned", LIKE, {"download.corpus": "poems/one.txt"} | pinned)
     other = load(create("other", like, {"download.corpus": "poems/two.txt"}) / "params.yaml")
     assert (other.download.sha256, other.sample.prompt_file) == (None, None)
-    assert other.sample.prompt == "\n"
+    assert other.sample.prompt == ""
     same = load(create("same", like, {"download.base": "gpt2"}) / "params.yaml")
     assert (same.download.sha256, same.sample.prompt_file) == ("0" * 64, "poems/one.txt")
     said = load(create("said", like, {"sample.prompt": "To be"}) / "params.yaml")

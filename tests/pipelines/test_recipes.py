@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,13 @@ def test_a_stage_is_its_own_module_at_the_root(stage: str) -> None:
     declared = GRAPH["stages"][stage]
     assert declared["cmd"] == f"python -m nanogpt.stages.{stage} ${{params}}"
     assert declared["wdir"] == "${root}"
+
+
+def test_stages_run_in_one_order() -> None:
+    # DVC takes stages that need not wait for each other in an order that changes
+    for before, after in pairwise(GRAPH["stages"].values()):
+        made = {*before.get("outs", []), *before.get("metrics", [])}
+        assert made & {*after["deps"]}
 
 
 def test_the_graph_is_a_map() -> None:

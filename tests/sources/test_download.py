@@ -83,6 +83,13 @@ def test_pinned_digest_is_of_the_file_or_of_the_manifest(here: Path) -> None:
             raw(here, corpus, "0" * 64)
 
 
+def test_one_file_by_two_ways_is_one(here: Path) -> None:
+    write(here, texts__a_txt=b"a", texts__deep__b_txt=b"b")
+    (here / "texts" / "again").symlink_to(here / "texts" / "deep")
+    manifest = raw(here, "texts/*/../**/*.txt")
+    assert files(manifest) == ["corpus/a.txt", "corpus/deep/b.txt"]
+
+
 @pytest.mark.parametrize(
     ("corpus", "said"),
     [
@@ -91,7 +98,7 @@ def test_pinned_digest_is_of_the_file_or_of_the_manifest(here: Path) -> None:
         ("missing/*.txt", "no file matches 'missing/\\*.txt'"),
         ("folder", r"is a folder; name its files: 'folder/\*\*/\*.txt'"),
         ("folder/*", "cannot read folder/notes.pdf: not one of .txt .md .jsonl .parquet"),
-        ("https://example.org/notes.pdf?key=hush", "cannot read https://example.org/notes.pdf:"),
+        ("https://example.org/notes.pdf?part=hush", "cannot read https://example.org/notes.pdf:"),
         ("hf:who/what", "not of the form hf:<dataset id>@<revision>"),
         ("empty.txt", "empty.txt is empty"),
     ],
@@ -164,12 +171,12 @@ def test_address_is_fetched_but_its_query_is_not_recorded(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fetch(self: Web, folder: Path) -> str:
-        assert self.files == (("https://example.org/a.txt?key=hush", None),)
+        assert self.files == (("https://example.org/a.txt?part=hush", None),)
         (folder / "a.txt").write_bytes(b"a")
         return self.name
 
     monkeypatch.setattr(Web, "fetch", fetch)
-    raw(here, "https://example.org/a.txt?key=hush")
+    raw(here, "https://example.org/a.txt?part=hush")
     manifest = (here / "raw/manifest.json").read_text()
     assert "https://example.org/a.txt" in manifest
     assert "hush" not in manifest

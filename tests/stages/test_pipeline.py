@@ -147,7 +147,7 @@ def test_there_is_nothing_to_report_yet(tmp_path: Path) -> None:
 def test_without_a_test_split_val_is_scored_and_it_says_so(again: Recipe) -> None:
     again.change(download__corpus="text/*.txt", tokenize__test=0.0)
     again.run("tokenize")
-    assert "no test split (tokenize.test is 0), so val is scored" in again.run("eval")
+    assert "nothing to test on (tokenize.test is 0), so val is scored" in again.run("eval")
     assert json.loads((again.data / "eval.json").read_text())["split"] == "val"
 
 

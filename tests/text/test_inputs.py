@@ -31,7 +31,7 @@ def read(folder: Path, name: str, content: str | bytes) -> list[str]:
     """The documents of one file, as the two readings of `tokenize` find them."""
     raw = make_raw(folder / "raw", {name: content})
     corpus = open_raw(raw)
-    parts = list(pieces(raw, corpus))
+    parts = list(pieces(raw, corpus.files))
     survey(raw, corpus.text_field, parts, characters=True).tell(raw)
     return [text for part in parts for text in documents.documents(raw, "text", part)]
 
@@ -95,7 +95,7 @@ def test_refused(tmp_path: Path, name: str, content: str | bytes, says: str) -> 
 
 def test_a_damaged_page_of_a_table_is_refused(tmp_path: Path) -> None:
     good = table([f"line {i}" for i in range(999)])
-    with pytest.raises(UserError, match=r"a\.parquet is damaged: .*; mend the file"):
+    with pytest.raises(UserError, match=r"a\.parquet is damaged: .*; mend it, or"):
         read(tmp_path, "a.parquet", good[:40] + bytes(200) + good[240:])
 
 

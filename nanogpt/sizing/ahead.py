@@ -1,0 +1,63 @@
+"""What would stop a later stage, asked before the cost: before a fetch, before a training."""
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from nanogpt.common.errors import UserError
+from nanogpt.common.manifest import File
+from nanogpt.settings import Settings
+from nanogpt.sources import bases, corpora
+from nanogpt.sources.fetch import Files
+from nanogpt.text import tokenizer
+from nanogpt.text.documents import pieces, texts
+from nanogpt.text.prompt import prompt_ids, read_prompt
+from nanogpt.text.tokens import Name, Tokens
+
+
+def before_download(settings: Settings) -> None:
+    """Refuse what no fetching can bring.
+
+    Raises:
+        UserError: a corpus or a base that is unknown, not there or of no kind that can be read; own
+            texts whose beginning cannot be read; or a prompt's file that is not there or no text.
+    """
+    field = settings.download.text_field
+    for source in corpora.find(settings.download.corpus, field).sources:
+        if isinstance(source, Files):
+            _read_some(source.paths, field)
+    for base in settings.download.bases:
+        bases.find(base)
+    read_prompt(settings.sample)
+
+
+def _read_some(paths: Iterable[str], field: str) -> None:
+    """The first piece of each file: what is wrong with all of it is wrong here already."""
+    for path in map(os.path.abspath, paths):
+        file = File(name=path, bytes=os.path.getsize(path), sha256="")
+        for piece in islice(pieces(Path(), [file]), 1):
+            for _ in texts(Path(), field, piece):
+                pass
+
+
+def before_training(settings: Settings, tokens: Tokens) -> None:
+    """Refuse what would stop `eval` or `sample` when all of the training is done.
+
+    Raises:
+        UserError: a held-out split has nothing to score, or the vocabulary cannot spell the prompt.
+    """
+    names: dict[Name, str] = {"val": "", "test": ", or set that to 0"}
+    for name, instead in names.items():
+        split = tokens.manifest.splits[name]
+        if split.documents and split.tokens < 2:
+            raise UserError(
+                f"{tokens.folder}: the {name} split has {split.tokens} of the two tokens that can"
+                f" be scored; raise tokenize.{name}{instead}"
+            )
+    prompt = read_prompt(settings.sample)
+    try:
+        prompt_ids(tokenizer.load(tokens.folder), prompt)
+    except UserError as error:
+        key = "sample.prompt" if settings.sample.prompt_file is None else "sample.prompt_file"
+        raise UserError(f"{key}: {error}") from None
