@@ -19,7 +19,7 @@ from tests.kit.toy import make_project
 
 LIKE = Path("pipelines/finetune_shakespeare")
 New = Callable[..., tuple[int, str]]  # what is typed → exit code and what is said
-STAGES = ["download", "tokenize", "train", "eval", "sample"]
+STAGES = ["check", "download", "tokenize", "train", "eval", "sample"]
 
 
 @pytest.fixture

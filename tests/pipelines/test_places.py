@@ -1,5 +1,7 @@
 """The code that runs is that of the folder, in copies, worktrees and queued experiments too."""
 
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +40,11 @@ def stages_to_run(folder: Path) -> set[str]:
     return {name for name in names if name in NAMES}
 
 
+def stages_that_run(folder: Path, *recipes: str) -> list[str]:
+    """The stages that `dvc repro` does not skip, without their recipe."""
+    return re.findall(r"Running stage '(?:.*:)?(\w+)':", run(folder, "dvc", "repro", *recipes))
+
+
 NAMES = {
     f"{prefix}{stage}"
     for prefix in ("", f"{OTHER}/dvc.yaml:")
@@ -54,7 +61,7 @@ def test_what_only_reads_reports_or_refuses_makes_nothing_run_again(touched: Pat
         file.write_text(file.read_text() + "\n# changed\n")
     (touched / "nanogpt" / "sources" / "notes.txt").write_text("not a module")
     assert stages_to_run(touched) == set()
-    assert "Running stage" not in run(touched, "dvc", "repro", *RECIPES)
+    assert stages_that_run(touched, *RECIPES) == ["check", "check"]
     (touched / "nanogpt" / "sources" / "notes.txt").unlink()
 
 
@@ -76,12 +83,52 @@ def test_a_change_of_code_runs_the_stages_that_it_decides(
     assert stages_to_run(touched) == stages | {f"{OTHER}/dvc.yaml:{stage}" for stage in stages}
 
 
+def test_what_is_in_ones_own_files_decides_what_runs(touched: Path) -> None:
+    (touched / "prompt.txt").write_text("import")
+    change = ["-S", "sample.prompt_file=prompt.txt", "--force"]
+    assert "Running stage 'sample'" in run(touched, "dvc", "exp", "run", *change)
+    (touched / "prompt.txt").write_text("from")
+    assert stages_that_run(touched, "dvc.yaml") == ["check", "sample"]
+    story = touched / "text" / "pipelines_new.txt"
+    text = story.read_text()
+    story.write_text(text + "and more")
+    assert stages_that_run(touched, "dvc.yaml")[:3] == ["check", "download", "tokenize"]
+    story.write_text(text)
+    run(touched, "dvc", "repro", "dvc.yaml")
+
+
+def test_an_experiment_with_a_wrong_setting_of_the_machine_is_not_kept(touched: Path) -> None:
+    before = run(touched, "dvc", "exp", "list", "--name-only")
+    for target in ([], ["eval"]):  # no stage but the check would read it
+        words = ["dvc", "exp", "run", *target, "--name", "wrong", "-S", "machine.dtype=float33"]
+        assert "machine.dtype: 'float33': should be" in run(touched, *words, code=255)
+        git(touched, "checkout", "--quiet", "--", "params.yaml")
+    assert run(touched, "dvc", "exp", "list", "--name-only") == before
+
+
+@pytest.mark.parametrize("name", ["it's not", "a `touch x` b", "a $(touch x) b"])
+def test_the_shell_reads_nothing_into_a_recipes_folder(touched: Path, name: str) -> None:
+    recipe = touched / "pipelines" / name
+    recipe.mkdir()
+    shutil.copy(touched / "dvc.yaml", recipe)
+    text = (touched / "params.yaml").read_text()
+    text = re.sub("(?m)^root: .*$", "root: ../..", text).replace(
+        "data: data/test", "data: data/odd"
+    )
+    said = json.dumps(f"pipelines/{name}/params.yaml")
+    (recipe / "params.yaml").write_text(re.sub("(?m)^params: .*$", f"params: {said}", text))
+    code = 255 if "'" in name else 0  # the shell's own refusal
+    run(touched, "dvc", "repro", "--single-item", f"pipelines/{name}/dvc.yaml:check", code=code)
+    assert (touched / "data/odd/inputs").is_dir() == (code == 0)
+    assert not list(touched.rglob("x"))
+    shutil.rmtree(recipe)
+    shutil.rmtree(touched / "data/odd", ignore_errors=True)
+
+
 def test_a_change_of_generation_runs_sample_alone(touched: Path) -> None:
     path = touched / "nanogpt" / "generation.py"
     path.write_text(path.read_text() + "\n# changed\n")
-    printed = run(touched, "dvc", "repro", "dvc.yaml")
-    ran = [line for line in printed.splitlines() if line.startswith("Running stage")]
-    assert ran == ["Running stage 'sample':"]
+    assert stages_that_run(touched, "dvc.yaml") == ["check", "sample"]
 
 
 @pytest.mark.parametrize("way", ["copied and moved", "worktree"])

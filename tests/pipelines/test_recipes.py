@@ -51,7 +51,18 @@ def closure(stage: str) -> set[str]:
     return {file.as_posix() for file in files if (ROOT / file).exists()}
 
 
-@pytest.mark.parametrize("stage", GRAPH["stages"])
+CACHED = [name for name, stage in GRAPH["stages"].items() if not stage.get("always_changed")]
+
+
+def test_the_stage_that_always_runs_comes_first_and_decides_nothing() -> None:
+    (always,) = GRAPH["stages"].keys() - CACHED
+    assert always == next(iter(GRAPH["stages"]))
+    # it is for files that DVC does not know; code that changes what it writes changes nothing else
+    assert "deps" not in GRAPH["stages"][always]
+    assert "params" not in GRAPH["stages"][always]
+
+
+@pytest.mark.parametrize("stage", CACHED)
 def test_deps_are_the_code_that_decides(stage: str) -> None:
     # a stage whose code changed must run again, and one whose code did not should not
     declared = [dep for dep in GRAPH["stages"][stage]["deps"] if dep.startswith("nanogpt/")]
@@ -84,7 +95,7 @@ def test_no_setting_has_a_default() -> None:
 @pytest.mark.parametrize("stage", GRAPH["stages"])
 def test_a_stage_is_its_own_module_at_the_root(stage: str) -> None:
     declared = GRAPH["stages"][stage]
-    assert declared["cmd"] == f"python -m nanogpt.stages.{stage} ${{params}}"
+    assert declared["cmd"] == f"python -m nanogpt.stages.{stage} '${{params}}'"
     assert declared["wdir"] == "${root}"
 
 

@@ -1,0 +1,102 @@
+"""Read all settings, and the files of one's own that they name; it always runs, in a second.
+
+    python -m nanogpt.stages.check params.yaml
+
+DVC looks at the settings and files that a stage lists. Here all of them are read: a value under
+`machine:` that cannot be, a prompt that is not there or a device that this machine lacks is told
+before anything is fetched or trained. The digests of one's own texts, base and prompt are written
+to `inputs/`, so that what depends on them runs again when they were edited.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from nanogpt.common.command import run_stage
+from nanogpt.common.errors import UserError
+from nanogpt.common.files import write_text
+from nanogpt.common.secrets import public
+from nanogpt.formats.base import open_base
+from nanogpt.settings import Settings, load
+from nanogpt.sources import bases, corpora
+from nanogpt.sources.fetch import Files
+from nanogpt.sources.hub import model_files
+from nanogpt.text.prompt import read_prompt
+from nanogpt.text.raw import open_raw
+
+Digests = dict[str, str]  # SHA-256 by name
+
+
+def main(settings: Settings) -> None:
+    prompt = read_prompt(settings.sample)
+    machine = settings.machine
+    if (machine.device, machine.dtype, machine.processes) != ("auto", "auto", "auto"):
+        from nanogpt.machine import distributed  # torch takes its time
+
+        distributed.pick_compute(machine, distributed.pick_device(machine))
+        distributed.process_count(machine)
+    own = {"corpus": _corpus(settings)} | {
+        name: _base(name, settings) for name in settings.download.bases
+    }
+    digest = hashlib.sha256(prompt.encode()).hexdigest()
+    inputs = settings.path("inputs")
+    inputs.mkdir(parents=True, exist_ok=True)
+    write_text(inputs / "download.json", json.dumps(own, indent=1, sort_keys=True) + "\n")
+    write_text(inputs / "prompt.json", json.dumps({"prompt": digest}) + "\n")
+
+
+def _corpus(settings: Settings) -> Digests:
+    """One's own texts, by their names below their nearest common folder."""
+    name = settings.download.corpus
+    try:
+        found = corpora.find(name, settings.download.text_field)
+    except UserError as error:
+        raw = open_raw(settings.path("raw")) if settings.path("raw").exists() else None
+        if not raw or raw.corpus != public(name):
+            raise
+        _missing(error)
+        return {file.name.removeprefix("corpus/"): file.sha256 for file in raw.files}
+    paths = [Path(p) for s in found.sources if isinstance(s, Files) for p in s.paths]
+    return _digests(paths)
+
+
+def _base(name: str, settings: Settings) -> Digests:
+    """The files of a base of one's own: a folder's, or one .gguf."""
+    try:
+        source = bases.find(name).source
+    except UserError as error:
+        base = open_base(settings.path("base")) if settings.path("base").exists() else None
+        if not base or base.name != name:
+            raise
+        _missing(error)
+        files = [file for file in base.files if file.name.endswith(".gguf")] or base.files
+        return {file.name: file.sha256 for file in files}
+    if isinstance(source, bases.Folder):
+        try:
+            names = model_files(source.path, {p.name for p in source.path.iterdir() if p.is_file()})
+        except UserError as error:
+            raise UserError(f"download.base: {name}: {error}") from None
+        return _digests(source.path / name for name in names)
+    return _digests(map(Path, source.paths)) if isinstance(source, Files) else {}
+
+
+def _digests(paths: Iterable[Path]) -> Digests:
+    whole = [path.absolute() for path in paths]
+    top = os.path.commonpath([path.parent for path in whole]) if whole else ""
+    found = {}
+    for path in whole:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        found[path.relative_to(top).as_posix()] = digest.hexdigest()
+    return found
+
+
+def _missing(error: UserError) -> None:
+    """What was downloaded once is still there: in an experiment's own copy, or after `dvc pull`."""
+    print(f"check: {str(error).partition(chr(10))[0]}; going on with what was downloaded of it")
+
+
+if __name__ == "__main__":
+    run_stage(load, main)

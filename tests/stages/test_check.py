@@ -1,0 +1,107 @@
+"""What is in one's own files is written down, and what cannot go well is told first."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanogpt.common.errors import UserError
+from nanogpt.common.files import digest_files, list_files
+from nanogpt.common.manifest import write_manifest
+from nanogpt.formats.base import Base
+from nanogpt.settings import parse
+from nanogpt.stages import check
+from nanogpt.text.raw import Raw
+from tests.kit.recipes import values
+
+OWN = {"data": "data/mine", "download__corpus": "texts/**/*.txt"}
+FOLDER = {
+    **OWN,
+    "download__base": "base",
+    "tokenize__tokenizer": "base",
+    "model": {"context": 8, "dropout": 0.0},
+}
+GGUF = FOLDER | {"download__base": ["gpt2", "base/it.gguf"]}
+MODEL = ("config.json", "tokenizer.json", "model.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: two texts, a folder and a file that are bases, a prompt."""
+    others = ("texts/a.txt", "texts/in/b.txt", "base/it.gguf", "base/other", "prompt.txt")
+    for name in (*others, *(f"base/{name}" for name in MODEL)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def inputs(changes: dict[str, Any]) -> dict[str, bytes]:
+    """What `download` and `sample` depend on."""
+    check.main(parse(values(**changes)))
+    return {path.stem: path.read_bytes() for path in Path("data/mine/inputs").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "file", "changed"),
+    [
+        (OWN, "texts/in/b.txt", {"download"}),
+        (OWN, "texts/new.txt", {"download"}),
+        (OWN, "base/it.gguf", set()),
+        (OWN, "prompt.txt", set()),
+        (OWN | {"sample__prompt_file": "prompt.txt"}, "prompt.txt", {"prompt"}),
+        (FOLDER, "base/model.safetensors", {"download"}),
+        (FOLDER, "base/tokenizer.json", {"download"}),
+        (FOLDER, "base/other", set()),
+        (GGUF, "base/it.gguf", {"download"}),
+        ({"data": "data/mine"}, "texts/a.txt", set()),
+    ],
+)
+def test_an_edited_file_is_seen(recipe: dict[str, Any], file: str, changed: set[str]) -> None:
+    before = inputs(recipe)
+    assert inputs(recipe) == before
+    Path(file).write_text("edited")
+    after = inputs(recipe)
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+@pytest.mark.parametrize("recipe", [OWN, FOLDER, GGUF])
+def test_what_was_downloaded_stands_for_files_that_are_gone(
+    here: Path, recipe: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = inputs(recipe)
+    raw, base = Path("data/mine/raw"), Path("data/mine/base")
+    shutil.copytree("texts", raw / "corpus")
+    texts = list_files(raw, "corpus")
+    about = {"corpus": OWN["download__corpus"], "licence": "", "source": "", "text_field": "text"}
+    write_manifest(raw, Raw(**about, files=texts, digest=digest_files(texts), vocabulary=None))
+    name = recipe.get("download__base")
+    base.mkdir()
+    for file in MODEL if name == "base" else ("it.gguf", "config.json"):
+        shutil.copy(f"base/{file}", base)
+    write_manifest(
+        base, Base(name="base" if name == "base" else "base/it.gguf", files=list_files(base))
+    )
+    for folder in ("texts", "base"):
+        shutil.rmtree(folder)
+    assert inputs(recipe) == before
+    assert "going on with what was downloaded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        (OWN | {"download__corpus": "nowhere/*.txt"}, "download.corpus: no file matches"),
+        (OWN | {"download__corpus": "shakespear"}, "did you mean shakespeare"),
+        (FOLDER | {"download__base": "nowhere"}, "download.base: 'nowhere' is neither"),
+        (FOLDER | {"download__base": "texts"}, "download.base: texts: it has no model.safetens"),
+        (OWN | {"sample__prompt_file": "nowhere.txt"}, "sample.prompt_file: 'nowhere.txt' does"),
+        (OWN | {"sample__prompt_file": "texts"}, "sample.prompt_file: 'texts' does not exist"),
+        (OWN | {"machine__device": "mps"}, "machine.device: 'mps' is not on this machine"),
+    ],
+)
+def test_what_cannot_go_well_is_told_first(recipe: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        inputs(recipe)
+    assert not Path("data").exists()
