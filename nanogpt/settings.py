@@ -140,14 +140,12 @@ class Train(Section):
     def check(self) -> Self:
         if self.lora and self.optimizer != "adamw":
             raise ValueError("lora is trained with optimizer: adamw")
+        longer = f"is longer than the run of {self.steps} steps"
         if self.warmup_steps > self.steps:
-            raise ValueError(
-                f"warmup_steps {self.warmup_steps} is longer than the run of {self.steps} steps"
-            )
+            raise ValueError(f"warmup_steps {self.warmup_steps} {longer}")
         if self.schedule == "wsd" and self.warmup_steps + self.decay_steps > self.steps:
             raise ValueError(
-                f"warmup_steps {self.warmup_steps} + decay_steps {self.decay_steps}"
-                f" is longer than the run of {self.steps} steps"
+                f"warmup_steps {self.warmup_steps} + decay_steps {self.decay_steps} {longer}"
             )
         if self.schedule == "cosine" and self.decay_steps <= self.warmup_steps:
             raise ValueError(
@@ -233,19 +231,17 @@ class Settings(Section):
     @classmethod
     def names_a_recipe(cls, data: str) -> str:
         if not all(map(NAME.fullmatch, data.split("/"))):
-            raise ValueError(
-                "should be a folder below the root, whose last part names the recipe: letters,"
-                " digits, _ -, up to 100"
-            )
+            rule = "letters, digits, _ -, up to 100"
+            raise ValueError(f"should be a folder below the root that names the recipe: {rule}")
         return data
 
     @model_validator(mode="after")
     def check(self) -> Self:
         if self.download.bases and self.tokenize.tokenizer != "base":
-            raise ValueError(
-                f"tokenize.tokenizer: {self.tokenize.tokenizer!r}: the tokenizer comes with"
-                " download.base, so this must be 'base'"
-            )
+            raise ValueError("tokenize.tokenizer: it comes with download.base, so say 'base'")
+        processes = 1 if self.machine.processes == "auto" else self.machine.processes
+        if self.train.batch_size < (least := processes * self.machine.machines[1]):
+            raise ValueError(f"train.batch_size: it is less than the {least} processes to share it")
         if not self.download.bases:
             if self.tokenize.tokenizer == "base":
                 raise ValueError("tokenize.tokenizer: 'base': there is none; name download.base")

@@ -45,7 +45,7 @@ def edited(tmp_path: Path, **changes: object) -> Path:
         ({"data": "/data/mine"}, ["data: '/data/mine'", "a folder below the root"]),
         ({"data": "data/../../mine"}, ["data: 'data/../../mine'", "a folder below the root"]),
         ({"data": "data/v1.2"}, ["data: 'data/v1.2'", "letters, digits, _ -"]),
-        ({"data": "data/" + "a" * 101}, ["names the recipe", "up to 100"]),
+        ({"data": "data/" + "a" * 101}, ["names the recipe: letters", "up to 100"]),
         ({"data": "da ta/mine"}, ["data: 'da ta/mine'", "a folder below the root"]),
         ({"data": "data/$(touch x)/mine"}, ["a folder below the root"]),
         ({"data": "./data/mine"}, ["a folder below the root"]),
@@ -61,6 +61,11 @@ def edited(tmp_path: Path, **changes: object) -> Path:
         ({"machine__nodes": "2:1", "machine__rendezvous": "a:1"}, ["'2:1' should be fewest:most"]),
         ({"machine__rendezvous": "a:99999"}, ["a port is a number from 1 to 65535"]),
         ({"machine__device": "cpu", "machine__dtype": "float16"}, ["float16 needs a GPU"]),
+        ({"train__batch_size": 1, "machine__processes": 2}, ["less than the 2 processes"]),
+        (
+            {"train__batch_size": 3, "machine__nodes": "1:4", "machine__rendezvous": "a:1"},
+            ["train.batch_size: it is less than the 4 processes"],
+        ),
         ({"sample__prompt": "a ${seed} b"}, ["sample.prompt: 'a ${seed} b'", "prompt_file"]),
     ],
 )

@@ -1,6 +1,7 @@
 """torchrun's environment → World: which device, how many processes, and what they share."""
 
 import datetime
+import math
 import os
 import sys
 import warnings
@@ -154,21 +155,29 @@ def pick_compute(machine: Machine, device: str) -> torch.dtype:
             machine.dtype
         ]
     if device == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        # emulated it would be slower than float32
+        bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if bfloat16 else torch.float16
     if device == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16"):
         return torch.bfloat16
     return torch.float32
 
 
-def process_count(machine: Machine) -> int:
-    """Training processes on this machine: as asked, or one a GPU, or one.
+def process_count(machine: Machine, batch_size: int) -> int:
+    """Training processes on this machine: as asked; or one a GPU, as long as that gains; or one.
+
+    A batch of 12 windows takes two at a time on 8 GPUs, and on 6 of them as well.
 
     Raises:
         UserError: more than there are devices for.
     """
     kind, there = pick_device(machine), torch.cuda.device_count()
     if machine.processes == "auto":
-        return there if kind == "cuda" else 1
+        if kind != "cuda":
+            return 1
+        most = machine.machines[1]
+        windows = math.ceil(batch_size / (most * min(there, batch_size // most)))
+        return math.ceil(batch_size / (most * windows))
     if machine.processes > 1 and (kind == "mps" or (kind == "cuda" and machine.processes > there)):
         raise UserError(
             f"machine.processes: {machine.processes} is more than there are {kind} devices here:"

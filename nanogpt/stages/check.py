@@ -36,7 +36,7 @@ def main(settings: Settings) -> None:
         from nanogpt.machine import distributed  # torch takes its time
 
         distributed.pick_compute(machine, distributed.pick_device(machine))
-        distributed.process_count(machine)
+        distributed.process_count(machine, settings.train.batch_size)
     own = {"corpus": _corpus(settings)} | {
         name: _base(name, settings) for name in settings.download.bases
     }

@@ -27,7 +27,8 @@ def main(settings: Settings) -> None:
     model, context = settings.path("model"), settings.model.context
     tokens = open_tokens(settings.path("tokens"))
     base = open_base(settings.path("base"))
-    world = join(settings.machine)
+    # whatever a model was trained in, and wherever: scores are compared to less than bfloat16 tells
+    world = join(settings.machine.model_copy(update={"dtype": "float32"}))
     test = tokens.manifest.splits["test"]
     name: Name = "test" if test.tokens > 1 else "val"
     if name == "val":

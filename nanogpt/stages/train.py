@@ -44,7 +44,7 @@ def main(settings: Settings) -> None:
     tokens = open_tokens(settings.path("tokens"))
     base = open_base(settings.path("base"))
     check(settings, tokens)
-    processes = process_count(settings.machine)
+    processes = process_count(settings.machine, settings.train.batch_size)
     if (processes > 1 or settings.machine.nodes != 1) and "RANK" not in os.environ:
         sys.exit(launch(settings.machine, processes, "nanogpt.stages.train", sys.argv[1:]))
     world = join(settings.machine, trains=True)
@@ -66,12 +66,6 @@ def check(settings: Settings, tokens: Tokens) -> None:
     """Refuse what cannot be trained before any process starts."""
     window_count(len(tokens.split("train")), settings.model.context)
     before_training(settings, tokens)
-    processes = int(os.environ.get("WORLD_SIZE", process_count(settings.machine)))
-    if settings.train.batch_size < processes:
-        raise UserError(
-            f"train.batch_size {settings.train.batch_size} is less than the {processes} processes"
-            " that share it"
-        )
 
 
 class Training:

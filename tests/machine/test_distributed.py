@@ -4,10 +4,15 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
+import torch
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 
-from tests.kit.recipes import ROOT
+from nanogpt.machine.distributed import pick_compute, process_count
+from tests.kit.recipes import ROOT, quick
 
 # one process of two: the second one's gradient is no number in three steps
 ONE_OF_TWO = """
@@ -57,3 +62,38 @@ def test_a_bad_gradient_in_one_process_is_skipped_by_all(parallel: str) -> None:
     ]
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
+
+
+@pytest.fixture(scope="module")
+def gpus() -> Iterator[pytest.MonkeyPatch]:
+    """As if this machine had GPUs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        yield patch
+
+
+@given(batch=st.integers(1, 100), there=st.integers(1, 16), most=st.integers(1, 4))
+@example(batch=8, there=16, most=1)
+def test_auto_takes_as_many_gpus_as_gain(
+    gpus: pytest.MonkeyPatch, batch: int, there: int, most: int
+) -> None:
+    assume(batch >= most)
+    gpus.setattr(torch.cuda, "device_count", lambda: there)
+    options = {"machine__device": "cuda", "machine__nodes": most, "machine__rendezvous": "a:1"}
+    settings = quick(**options, train__batch_size=batch)
+    found = process_count(settings.machine, batch)
+    assert 1 <= found <= there
+    assert found * most <= batch  # each has a window
+    at_once = -(-batch // (found * most))  # and the slowest has no more than of all that fit
+    assert at_once == -(-batch // (min(there, batch // most) * most))
+    assert found == 1 or at_once < -(-batch // ((found - 1) * most))
+
+
+@pytest.mark.parametrize(("hardware", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_auto_takes_no_emulated_bfloat16(
+    monkeypatch: pytest.MonkeyPatch, hardware: bool, dtype: torch.dtype
+) -> None:
+    # as torch answers on a T4, a V100 or an RTX 20, which emulate it
+    supported = lambda including_emulation=True: including_emulation or hardware  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert pick_compute(quick(machine__dtype="auto").machine, "cuda") is dtype

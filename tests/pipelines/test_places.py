@@ -1,6 +1,5 @@
 """The code that runs is that of the folder, in copies, worktrees and queued experiments too."""
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -81,48 +80,6 @@ def test_a_change_of_code_runs_the_stages_that_it_decides(
     path = touched / "nanogpt" / file
     path.write_text(path.read_text() + "\n# changed\n")
     assert stages_to_run(touched) == stages | {f"{OTHER}/dvc.yaml:{stage}" for stage in stages}
-
-
-def test_what_is_in_ones_own_files_decides_what_runs(touched: Path) -> None:
-    (touched / "prompt.txt").write_text("import")
-    change = ["-S", "sample.prompt_file=prompt.txt", "--force"]
-    assert "Running stage 'sample'" in run(touched, "dvc", "exp", "run", *change)
-    (touched / "prompt.txt").write_text("from")
-    assert stages_that_run(touched, "dvc.yaml") == ["check", "sample"]
-    story = touched / "text" / "pipelines_new.txt"
-    text = story.read_text()
-    story.write_text(text + "and more")
-    assert stages_that_run(touched, "dvc.yaml")[:3] == ["check", "download", "tokenize"]
-    story.write_text(text)
-    run(touched, "dvc", "repro", "dvc.yaml")
-
-
-def test_an_experiment_with_a_wrong_setting_of_the_machine_is_not_kept(touched: Path) -> None:
-    before = run(touched, "dvc", "exp", "list", "--name-only")
-    for target in ([], ["eval"]):  # no stage but the check would read it
-        words = ["dvc", "exp", "run", *target, "--name", "wrong", "-S", "machine.dtype=float33"]
-        assert "machine.dtype: 'float33': should be" in run(touched, *words, code=255)
-        git(touched, "checkout", "--quiet", "--", "params.yaml")
-    assert run(touched, "dvc", "exp", "list", "--name-only") == before
-
-
-@pytest.mark.parametrize("name", ["it's not", "a `touch x` b", "a $(touch x) b"])
-def test_the_shell_reads_nothing_into_a_recipes_folder(touched: Path, name: str) -> None:
-    recipe = touched / "pipelines" / name
-    recipe.mkdir()
-    shutil.copy(touched / "dvc.yaml", recipe)
-    text = (touched / "params.yaml").read_text()
-    text = re.sub("(?m)^root: .*$", "root: ../..", text).replace(
-        "data: data/test", "data: data/odd"
-    )
-    said = json.dumps(f"pipelines/{name}/params.yaml")
-    (recipe / "params.yaml").write_text(re.sub("(?m)^params: .*$", f"params: {said}", text))
-    code = 255 if "'" in name else 0  # the shell's own refusal
-    run(touched, "dvc", "repro", "--single-item", f"pipelines/{name}/dvc.yaml:check", code=code)
-    assert (touched / "data/odd/inputs").is_dir() == (code == 0)
-    assert not list(touched.rglob("x"))
-    shutil.rmtree(recipe)
-    shutil.rmtree(touched / "data/odd", ignore_errors=True)
 
 
 def test_a_change_of_generation_runs_sample_alone(touched: Path) -> None:

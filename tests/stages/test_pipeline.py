@@ -151,6 +151,15 @@ def test_without_a_test_split_val_is_scored_and_it_says_so(again: Recipe) -> Non
     assert json.loads((again.data / "eval.json").read_text())["split"] == "val"
 
 
+def test_a_score_does_not_depend_on_the_type_that_a_model_is_trained_in(again: Recipe) -> None:
+    scores = set()
+    for dtype in ("float32", "bfloat16", "auto"):
+        again.change(machine__dtype=dtype)
+        again.run("eval")
+        scores.add((again.data / "eval.json").read_bytes())
+    assert len(scores) == 1
+
+
 def test_a_prompt_from_a_file(again: Recipe) -> None:
     (again.folder / "prompt.txt").write_text("import ")
     again.change(sample__prompt_file="prompt.txt")
