@@ -17,7 +17,7 @@ unexport $(TYPED) RECIPE LIKE PYTHON VENV
 $(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(name))))
 # $(call given,option,NAME) is --option=<what NAME is>, or nothing; $(call flag,…) for yes and no
 given = $(if $(value $2),--$1="$$TYPED_$2")
-flag = $(if $(filter-out 1 yes true on 0 no false off,$($2)),$(error $2=$($2): say 1 or 0),$(if $(filter 1 yes true on,$($2)),--$1))
+flag = $(if $(filter-out 1 yes true on 0 no false off,$(value $2)),$(error $2=$(value $2): say 1 or 0),$(if $(filter 1 yes true on,$(value $2)),--$1))
 recipe = --recipe="$$TYPED_RECIPE"
 # `exec`, so that make sends a signal on to it and not to a shell in between
 repro = exec python -m pipelines.run repro -- "$1"

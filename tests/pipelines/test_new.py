@@ -275,3 +275,14 @@ def test_a_folder_is_no_corpus(new: New) -> None:
 )
 def test_a_name_says_what_a_recipe_is_of(given: list[str], name: str) -> None:
     assert name_for(LIKE, given) == name
+
+
+def test_a_password_in_an_address_is_kept_nowhere(repository: Path) -> None:
+    before = sorted(Path("pipelines").iterdir())
+    words = [f"--like={LIKE}", "--corpus=https://me:hunter2@host/b.txt"]
+    command = [sys.executable, "-m", "pipelines.new", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "download.corpus: 'https://host/b.txt': a password or token would stand" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr
+    assert sorted(Path("pipelines").iterdir()) == before

@@ -188,7 +188,7 @@ def test_a_variable_of_the_environment_does_nothing(typed: Callable[..., str]) -
 
 
 @pytest.mark.parametrize("no", ["0", "no", "false", "off", ""])
-def test_no_means_no(typed: Callable[..., str], no: str) -> None:
+def test_no_means_no(typed: Callable[..., str], tmp_path: Path, no: str) -> None:
     words = ["push-to-hub", "MODEL=m", "REPO=a/b"]
     assert (
         typed(*words, f"PUBLIC={no}", f"DRY_RUN={no}")
@@ -196,7 +196,9 @@ def test_no_means_no(typed: Callable[..., str], no: str) -> None:
     )
     printed = typed(*words, "PUBLIC=1", "DRY_RUN=yes")
     assert printed == "python|-m|nanogpt.commands|push|--repo=a/b|--public|--dry-run|--|m|"
-    assert "PUBLIC=perhaps: say 1 or 0" in typed(*words, "PUBLIC=perhaps", code=2)
+    for odd in ("perhaps", "NO", "$(shell touch made-by-make)"):
+        assert f"PUBLIC={odd}: say 1 or 0" in typed(*words, f"PUBLIC={odd}", code=2)
+    assert not (tmp_path / "made-by-make").exists()
 
 
 @pytest.mark.parametrize(
