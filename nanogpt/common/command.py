@@ -4,8 +4,10 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +23,6 @@ from nanogpt.common.told import follow_ancestors, raise_when_told
 
 # torch warns of its own insides, such as an address that has no name; read when it is imported
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-
 
 FULL = re.compile("[Nn]o space left on device|disk is full|Disk quota exceeded|File too large")
 
@@ -75,7 +76,8 @@ def one_line(command: str) -> Iterator[None]:
     except UserError as error:
         message, code = str(error), os.EX_TEMPFAIL if isinstance(error, NotNow) else 2
     except OSError as error:
-        message, code = f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), 1
+        said = f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
+        message, code = _full_disk(error) or said, 1
     except Stopped as stopped:
         message, code = f"{stopped}; run the same command to go on", 128 + stopped.signal
     except KeyboardInterrupt as told:
@@ -84,7 +86,7 @@ def one_line(command: str) -> Iterator[None]:
     except Exception as error:
         if not (full := _full_disk(error)):
             raise
-        message, code = f"{full}; make room, and run the same command to go on", 1
+        message, code = full, 1
     else:
         return
     # one process prints it, not all processes of a training
@@ -94,10 +96,14 @@ def one_line(command: str) -> Iterator[None]:
 
 
 def _full_disk(error: BaseException | None) -> str | None:
-    """What a library says of a full disk: few of them let the OSError itself through."""
+    """What to say of a full disk, whatever a library raised: few let the OSError itself through."""
     while error:
         if found := FULL.search(str(error)):
-            return found[0]
+            room = ", ".join(
+                f"{shutil.disk_usage(folder).free >> 20} MiB are free in {folder}"
+                for folder in (Path.cwd(), tempfile.gettempdir())
+            )
+            return f"{found[0]}: {room}; make room, and run the same command to go on"
         error = error.__cause__ or error.__context__
     return None
 

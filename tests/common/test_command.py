@@ -1,0 +1,67 @@
+"""A full disk is one line, whatever a library makes of it."""
+
+import errno
+import os
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from nanogpt.common.command import one_line
+from tests.kit.recipes import ROOT
+
+
+def nested() -> Exception:
+    error = RuntimeError("a thread failed")
+    error.__cause__ = ValueError("I/O error: No space left on device (os error 28)")
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a/b"), "No space left on device"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "a/b"), "Disk quota exceeded"),
+        (sqlite3.OperationalError("database or disk is full"), "disk is full"),
+        (nested(), "No space left on device"),
+    ],
+)
+def test_a_full_disk_is_said_with_the_room_there_is(
+    error: Exception, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, one_line("train"):
+        raise error
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"train: {says}: ")
+    assert said.endswith("; make room, and run the same command to go on\n")
+    assert "MiB are free in" in said
+    assert said.count("\n") == 1
+
+
+def test_any_other_error_is_not_taken_for_a_full_disk() -> None:
+    with pytest.raises(ValueError, match="odd"), one_line("train"):
+        raise ValueError("odd")
+
+
+WRITES = {
+    "text": "from nanogpt.common.files import write_text; write_text(Path('x'), 'x' * 9999)",
+    "safetensors": "import numpy as np; from safetensors.numpy import save_file;"
+    " save_file({'x': np.zeros(9999)}, 'x')",
+}
+
+
+@pytest.mark.parametrize("kind", WRITES)
+def test_a_file_that_may_not_grow_is_said(kind: str, tmp_path: os.PathLike[str]) -> None:
+    code = f"from pathlib import Path\nfrom nanogpt.common.command import one_line\n{WRITES[kind]}"
+    code = code.replace(WRITES[kind], f"with one_line('export'):\n    {WRITES[kind]}")
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -f 2; exec "$@"', "sh", sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith("export: File too large: ")
