@@ -112,7 +112,7 @@ def measure(args: argparse.Namespace, chosen: list[str]) -> None:
 
 def keep(results: Path, shown: Path, section: str, found: dict[str, Any]) -> None:
     """Put a section's figures in the place of its older ones, and write the page anew."""
-    known = json.loads(results.read_text()) if results.exists() else {}
+    known = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     # what an older version of this program wrote has no turns
     known = {name: kept for name, kept in known.items() if "turns" in kept} | {section: found}
     older = shown.read_text(encoding="utf-8") if shown.exists() else ""
@@ -139,7 +139,7 @@ def about(section: str, args: argparse.Namespace, turns: int, seconds: float) ->
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     known = dict(line.split(":", 1) for line in lines if ":" in line)
@@ -151,7 +151,9 @@ def _processor() -> str:
 def _commit(folder: Path) -> str:
     command = ["git", "-C", os.fspath(folder), "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -38,7 +38,7 @@ def gpu(bench: Bench) -> Iterator[list[Figure]]:
             (SMALL, ITS_SMALL, bench.ours.tokens, bench.sizes.gpu[0]),
             (LARGE, ITS_LARGE, noise, bench.sizes.gpu[1]),
         ):
-            settings = yaml.safe_load(params.read_text())
+            settings = yaml.safe_load(params.read_text(encoding="utf-8"))
             size = settings["train"]["batch_size"] * settings["model"]["context"]
             train = speed(count)
             ours = bench.ours.train(params, tokens=tokens, train=train, machine=ON_GPU)
@@ -54,7 +54,9 @@ def gpu(bench: Bench) -> Iterator[list[Figure]]:
     if bench.sizes.loss:
         flags += [f"--max_iters={bench.sizes.loss}", f"--eval_interval={bench.sizes.loss}"]
     theirs = bench.peer(*flags)
-    bench.score(ours, theirs, yaml.safe_load(SMALL.read_text())["model"]["context"], CORES)
+    bench.score(
+        ours, theirs, yaml.safe_load(SMALL.read_text(encoding="utf-8"))["model"]["context"], CORES
+    )
     yield [*reaching(BEST, ours, theirs), *ending("", ours, theirs)]
 
 
@@ -74,7 +76,7 @@ def make_noise(bench: Bench) -> Path:
     """Random tokens of GPT-2's vocabulary, padded as nanoGPT pads it: speed does not read them."""
     folder = bench.ours.folder / "noise"
     shutil.copytree(bench.ours.tokens, folder)
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     manifest |= {"vocab_size": 50304, "dtype": "uint16"}
     random = np.random.default_rng(0)
     for name, count in (("train", 10_000_000), ("val", 10_000)):
@@ -84,5 +86,5 @@ def make_noise(bench: Bench) -> Path:
             its = bench.theirs.folder / "data/openwebtext"
             its.mkdir(exist_ok=True)
             shutil.copy(folder / f"{name}.bin", its)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder

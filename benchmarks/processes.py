@@ -50,7 +50,8 @@ def run(*command: str, cwd: Path, cores: int = CORES, **environment: str) -> Fin
             env=os.environ | threads | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             start_new_session=True,  # Ctrl-C reaches it by way of us alone
         )
     assert process.stdout is not None

@@ -68,13 +68,13 @@ class Ours:
     def recipe(self, source: Path, tokens: Path | None = None, **changes: Any) -> str:
         """The name of a new recipe: the settings of `source`, changed section by section."""
         name = f"run{next(self._numbers)}"
-        values = yaml.safe_load(source.read_text())
+        values = yaml.safe_load(source.read_text(encoding="utf-8"))
         for section, change in changes.items():
             values[section] = values[section] | change if isinstance(change, dict) else change
         values |= {"root": ".", "params": f"{name}.yaml", "data": f"data/{name}"}
         data = self.folder / "data" / name
         data.mkdir(parents=True)
-        (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
+        (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
         if tokens:
             (data / "tokens").symlink_to(tokens)
             (data / "base").symlink_to(self.tokens.with_name("base"))  # which says: none

@@ -67,7 +67,9 @@ def score(base: str, corpus: str) -> dict[str, Any] | None:
         if new and not (folder / "dvc.lock").exists():
             shutil.rmtree(folder)  # no stage came to its end
         return None
-    found: dict[str, Any] = json.loads((root() / "data" / name / "eval.json").read_text())
+    found: dict[str, Any] = json.loads(
+        (root() / "data" / name / "eval.json").read_text(encoding="utf-8")
+    )
     return found
 
 

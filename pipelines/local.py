@@ -76,7 +76,7 @@ class Local:
         except BaseException:
             self.down()
             raise
-        self.settings.write_text(f'{MARK}[api]\nurl = "{self.address}/api"\n')
+        self.settings.write_text(f'{MARK}[api]\nurl = "{self.address}/api"\n', encoding="utf-8")
 
     def down(self) -> bool:
         """Stop what `up` started, and only that; whether there was anything to stop."""
@@ -90,7 +90,7 @@ class Local:
                     psutil.wait_procs(group, timeout=30)
                 _each([*family, process], psutil.Process.kill)
         self.record.unlink(missing_ok=True)
-        if self.settings.exists() and self.settings.read_text().startswith(MARK):
+        if self.settings.exists() and self.settings.read_text(encoding="utf-8").startswith(MARK):
             self.settings.unlink()
         return bool(running)
 
@@ -106,7 +106,7 @@ class Local:
         return found
 
     def _recorded(self) -> dict[str, Any]:
-        return json.loads(self.record.read_text()) if self.record.exists() else {}
+        return json.loads(self.record.read_text(encoding="utf-8")) if self.record.exists() else {}
 
     def _environment(self) -> dict[str, str]:
         return os.environ | {
@@ -140,7 +140,7 @@ class Local:
         known = self._recorded().get("processes", {})
         known[name] = (process.pid, arguments)
         whole = self.record.with_suffix(".new")
-        whole.write_text(json.dumps({"port": self.port, "processes": known}))
+        whole.write_text(json.dumps({"port": self.port, "processes": known}), encoding="utf-8")
         whole.rename(self.record)
 
     def _wait(self, name: str, answers: Callable[[], bool], seconds: int = 180) -> None:
@@ -155,7 +155,7 @@ class Local:
             time.sleep(0.3)
         else:
             why = f"did not answer for {seconds} s"
-        last = self._log(name).read_text(errors="replace").splitlines()[-15:]
+        last = self._log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
         raise LocalError("\n".join([f"the {name} {why}; its last lines:", *last]))
 
     def _get(self, path: str) -> Any:
@@ -171,7 +171,8 @@ class Local:
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
             )
             said = (done.stdout + done.stderr).strip()
             if done.returncode == 0 or not PASSING.search(said):

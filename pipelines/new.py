@@ -161,7 +161,9 @@ def name_for(like: Path, given: Iterable[str]) -> str:
 def refused(recipe: Path) -> str:
     """Why the first stage of a recipe could not even begin; nothing if it could."""
     command = [sys.executable, "-m", "nanogpt.commands", "check", f"--recipe={recipe}"]
-    done = subprocess.run(command, cwd=root(), stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        command, cwd=root(), stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+    )
     return done.stderr.strip().removeprefix("check: ") if done.returncode else ""
 
 

@@ -74,7 +74,7 @@ def _workshop(place: Path) -> Iterator[Path]:
     workshop = place / WORKSHOP.format(secrets.token_hex(8))
     workshop.mkdir()
     try:
-        with (workshop / f"{LOCK}.new").open("w") as lock:
+        with (workshop / f"{LOCK}.new").open("w", encoding="utf-8") as lock:
             # locked before it has its name; where a file system has no locks it never gets it
             with suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -90,7 +90,7 @@ def clear(place: Path) -> None:
     This alone decides what may be removed as somebody's remains: a workshop whose lock can be had.
     """
     for workshop in place.glob(WORKSHOP.format("*")):
-        with suppress(OSError), (workshop / LOCK).open("r+") as lock:
+        with suppress(OSError), (workshop / LOCK).open("r+", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else its process lives
             _demolish(workshop)
 

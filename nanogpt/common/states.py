@@ -55,7 +55,7 @@ def remove_held(params: Path, data: Path) -> None:
         held = _held(params.with_name("dvc.lock"))
         for mark in marks:
             with suppress(FileNotFoundError):  # another process has just removed it
-                if json.loads(mark.read_text()).items() <= held.items():
+                if json.loads(mark.read_text(encoding="utf-8")).items() <= held.items():
                     remove(mark.parent)
 
 

@@ -129,7 +129,7 @@ def _parent(pid: int) -> int:
 def _ignores_hangup(pid: int) -> bool:
     """Whether a process ignores SIGHUP; False where the kernel does not say (macOS)."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:
         return False
     found = re.search(r"SigIgn:\s*([0-9a-f]+)", status)

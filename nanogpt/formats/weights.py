@@ -267,4 +267,4 @@ def _theirs(config: GPTConfig, ours: str, tensor: Tensor) -> Iterator[tuple[str,
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

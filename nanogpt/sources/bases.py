@@ -214,7 +214,9 @@ def _from_registry(name: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "nanogpt.tracking.fetch", name, str(folder)]
     paths = [str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    fetched = subprocess.run(command, env=environment, capture_output=True, text=True)
+    fetched = subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", errors="replace"
+    )
     if fetched.returncode:
         *_, last = fetched.stderr.strip().splitlines() or ["no message"]
         if fetched.returncode == 2:
@@ -247,7 +249,9 @@ def _lineage(folder: Path) -> dict[str, str | None]:
     """Which version of which model, made by which run, as MLflow's records say."""
     if not (folder / META).exists():
         return {}
-    meta, model = (yaml.safe_load((folder / name).read_text()) for name in (META, MLMODEL))
+    meta, model = (
+        yaml.safe_load((folder / name).read_text(encoding="utf-8")) for name in (META, MLMODEL)
+    )
     version = str(meta["model_version"])
     return {"model": meta["model_name"], "version": version, "run_id": model.get("run_id")}
 

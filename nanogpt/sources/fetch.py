@@ -221,7 +221,9 @@ def _pip_download(requirement: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--no-input", requirement, "-d", str(folder)]
     command += ["-vv"]  # else it blames the requirement for a network that is down
-    pip = subprocess.run(command, capture_output=True, text=True, check=False)
+    pip = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if pip.returncode:
         errors = [line for line in pip.stderr.splitlines() if line.strip()]
         reason = public(errors[-1].removeprefix("ERROR: ")) if errors else "no message"

@@ -72,14 +72,16 @@ def end(
     answers = run.stop(STOP_SECONDS[status])
     title = f"training {run.name}"
     try:
-        about = json.loads((run.folder / "run.json").read_text())
+        about = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
         rows = len(journal.read(run.folder / "journal.jsonl"))
         if status != "FINISHED":  # a resume repeats what no save covers
             rows = min(rows, checkpoint.covered(run.folder))
         about |= {"status": status, "durable": rows, "ended": time.time_ns() // 1_000_000}
         with _new(f"training-{run.training}", title) as entry:
             shutil.copy(run.folder / "journal.jsonl", entry)
-            (entry / "run.json").write_text(json.dumps(about | {"registration": registration}))
+            (entry / "run.json").write_text(
+                json.dumps(about | {"registration": registration}), encoding="utf-8"
+            )
             if model:
                 shutil.copytree(model, entry / "model", copy_function=_link)
     except (OSError, UserError) as error:
@@ -151,7 +153,7 @@ def _send(client: "MlflowClient", entry: Path, about: Mapping[str, Any]) -> tupl
         if entry.name.startswith("training-"):
             says = _send_training(client, entry)
         else:
-            values = json.loads((entry / "values.json").read_text())
+            values = json.loads((entry / "values.json").read_text(encoding="utf-8"))
             if entry.name.startswith("evaluation-"):
                 says = registry.record_evaluation(client, **values).reason
             else:
@@ -187,7 +189,7 @@ def _tell(kind: str, weights_sha256: str, title: str, values: Mapping[str, Any])
     name = f"{kind}-{weights_sha256[:16]}"
     with _new(name, title) as entry:
         text = json.dumps({"weights_sha256": weights_sha256, **values})
-        (entry / "values.json").write_text(text)
+        (entry / "values.json").write_text(text, encoding="utf-8")
     told = Result(name, title, True, "another process has told MLflow")
     return next((result for result in _deliver() if result.entry == name), told)
 
@@ -211,7 +213,7 @@ def _new(name: str, title: str) -> Iterator[Path]:
     """The folder of an entry, to be filled; whole, it takes the place of an older one."""
     about = {"title": title, "server": location.server(), "at": time.time_ns()}
     with whole_folder(location.outbox() / name) as entry:
-        (entry / "about.json").write_text(json.dumps(about))
+        (entry / "about.json").write_text(json.dumps(about), encoding="utf-8")
         yield entry
 
 
@@ -224,7 +226,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _about(entry: Path) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads((entry / "about.json").read_text())
+    about: dict[str, Any] = json.loads((entry / "about.json").read_text(encoding="utf-8"))
     return about
 
 

@@ -60,7 +60,11 @@ def start(
         dataset: `name`, `digest` and `source`; all other keys go into its profile.
     """
     path = folder / "run.json"
-    known = json.loads(path.read_text()) if path.exists() else {"training": uuid.uuid4().hex}
+    known = (
+        json.loads(path.read_text(encoding="utf-8"))
+        if path.exists()
+        else {"training": uuid.uuid4().hex}
+    )
     own = {"fingerprint": fingerprint, "training": known["training"]} | lineage.describe()
     about = {"started": time.time_ns() // 1_000_000} | known
     about |= {
@@ -79,7 +83,7 @@ class Training:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.about: dict[str, Any] = json.loads((folder / "run.json").read_text())
+        self.about: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
 
     def open(self, client: "MlflowClient") -> str:
         """The run's id: it is found by its training's tag, or created."""

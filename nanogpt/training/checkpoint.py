@@ -228,7 +228,7 @@ def _path(folder: Path, step: int) -> Path:
 
 def _read_progress(save: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((save / "progress.json").read_text()))
+        return dict(json.loads((save / "progress.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UserError(f"{save}/progress.json cannot be read ({error}); {ANEW}") from None
 

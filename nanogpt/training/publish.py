@@ -83,7 +83,8 @@ def _write_card(
     if hub := re.match("hf:([^:@]+)", data.corpus):
         head |= {"datasets": hub[1]}
     about = "".join(f"{key}: {value}\n" for key, value in head.items() if value)
-    (folder / "README.md").write_text(f"""---
+    (folder / "README.md").write_text(
+        f"""---
 {about}---
 # {settings.recipe}
 
@@ -118,4 +119,6 @@ These settings:
 ```json
 {json.dumps(made_of, indent=1)}
 ```
-""")
+""",
+        encoding="utf-8",
+    )

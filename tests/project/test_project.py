@@ -1,5 +1,6 @@
 """The lock and the Makefile."""
 
+import ast
 import os
 import re
 import shutil
@@ -265,3 +266,34 @@ HEART = (
     "evaluation",
     "generation",
 )
+
+
+def encodes_as_the_locale_does(call: ast.Call) -> bool:
+    """Whether a call reads or writes text without saying in which letters."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    name = call.func.id if isinstance(call.func, ast.Name) else name
+    words = {keyword.arg for keyword in call.keywords}
+    if "encoding" in words:
+        return False
+    if name in ("read_text", "write_text"):
+        return len(call.args) < (1 if name == "read_text" else 2)
+    if name == "open":
+        modes = {a.value for a in call.args if isinstance(a, ast.Constant)} & {"r", "w", "a", "r+"}
+        return bool(modes) or (isinstance(call.func, ast.Name) and len(call.args) < 2)
+    return name in ("run", "Popen", "check_output") and "text" in words
+
+
+def test_text_is_utf_8_whatever_the_locale() -> None:
+    files = [
+        path
+        for room in ("nanogpt", "pipelines", "benchmarks")
+        for path in ROOT.glob(f"{room}/**/*.py")
+    ]
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and encodes_as_the_locale_does(node)
+    ]
+    assert len(files) > 70
+    assert found == []
