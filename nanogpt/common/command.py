@@ -25,6 +25,7 @@ from nanogpt.common.told import follow_ancestors, raise_when_told
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 FULL = re.compile("[Nn]o space left on device|disk is full|Disk quota exceeded|File too large")
+NO_MEMORY = re.compile("can't allocate memory|Cannot allocate memory|CUDA out of memory")
 
 
 class _Settings(Protocol):
@@ -77,16 +78,16 @@ def one_line(command: str) -> Iterator[None]:
         message, code = str(error), os.EX_TEMPFAIL if isinstance(error, NotNow) else 2
     except OSError as error:
         said = f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
-        message, code = _full_disk(error) or said, 1
+        message, code = _shortage(error) or said, 1
     except Stopped as stopped:
         message, code = f"{stopped}; run the same command to go on", 128 + stopped.signal
     except KeyboardInterrupt as told:
         number = told.signal if isinstance(told, Told) else signal.SIGINT
         message, code = "stopped; run the same command to go on", 128 + number
     except Exception as error:
-        if not (full := _full_disk(error)):
+        if not (shortage := _shortage(error)):
             raise
-        message, code = full, 1
+        message, code = shortage, 1
     else:
         return
     # one process prints it, not all processes of a training
@@ -95,8 +96,8 @@ def one_line(command: str) -> Iterator[None]:
     sys.exit(code)
 
 
-def _full_disk(error: BaseException | None) -> str | None:
-    """What to say of a full disk, whatever a library raised: few let the OSError itself through."""
+def _shortage(error: BaseException | None) -> str | None:
+    """What to say of a full disk or memory, of which each library has an error of its own."""
     while error:
         if found := FULL.search(str(error)):
             room = ", ".join(
@@ -104,6 +105,11 @@ def _full_disk(error: BaseException | None) -> str | None:
                 for folder in (Path.cwd(), tempfile.gettempdir())
             )
             return f"{found[0]}: {room}; make room, and run the same command to go on"
+        if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+            return (
+                "there is not enough memory; stop what else takes it, take a smaller model or a"
+                " bigger machine, and run the same command to go on"
+            )
         error = error.__cause__ or error.__context__
     return None
 

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -250,7 +251,16 @@ def _workers(executor: Executor | None, size: int) -> Iterator[Callable[..., Ite
     else:
         # spawn: a fork would copy the thread of the progress bar in an unknown state
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(cores(), context, _start_worker) as pool:
+        try:
+            processes = ProcessPoolExecutor(cores(), context, _start_worker)
+        except (
+            OSError
+        ) as error:  # their semaphores are in shared memory, which a container may lack
+            said = f"tokenize: one process does it all: none can be shared with ({error.strerror})"
+            print(f"{said}; is there a /dev/shm that can be written?", file=sys.stderr)
+            yield map
+            return
+        with processes as pool:
             try:
                 yield pool.map
             except BrokenProcessPool:

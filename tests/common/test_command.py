@@ -1,12 +1,15 @@
-"""A full disk is one line, whatever a library makes of it."""
+"""A full disk or memory is one line, whatever a library makes of it."""
 
 import errno
 import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 
+import numpy as np
 import pytest
+import torch
 
 from nanogpt.common.command import one_line
 from tests.kit.recipes import ROOT
@@ -65,3 +68,20 @@ def test_a_file_that_may_not_grow_is_said(kind: str, tmp_path: os.PathLike[str])
     )
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("export: File too large: ")
+
+
+TAKE: dict[str, Callable[[], object]] = {
+    "python": lambda: bytearray(1 << 58),
+    "numpy": lambda: np.empty(1 << 58, dtype=np.uint8),
+    "torch": lambda: torch.empty(1 << 58, dtype=torch.uint8),
+}
+
+
+@pytest.mark.parametrize("library", TAKE)
+def test_a_lack_of_memory_is_said(library: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, one_line("eval"):
+        TAKE[library]()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("eval: there is not enough memory; ")
+    assert said.count("\n") == 1
