@@ -21,6 +21,9 @@ def make_checkout(folder: Path, **changes: Any) -> Path:
     """The code as it is here, committed, with a recipe at the root and one in a folder."""
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "nanogpt", folder / "nanogpt", ignore=ignored)
+    (folder / "pipelines").mkdir()
+    for file in (*(ROOT / "pipelines").glob("*.py"), ROOT / "Makefile"):
+        shutil.copy(file, folder / file.relative_to(ROOT))
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
     for name in (".dvcignore", ".gitignore", "dvc.yaml"):

@@ -23,7 +23,6 @@ from mlflow import MlflowClient
 
 from nanogpt.common.states import FINISHED
 from tests.kit.checkouts import SCRIPTS, make_checkout, run
-from tests.kit.recipes import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="takes kill -9")]
 
@@ -47,9 +46,6 @@ def tokenized(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) ->
     """A checkout of all our code, with tokens to train on."""
     longer = {"train__steps": 60, "train__eval_interval": 10}
     folder = make_checkout(tmp_path_factory.mktemp("above") / "checkout", **longer)
-    ignored = shutil.ignore_patterns("__pycache__", "*.yaml")
-    shutil.copytree(ROOT / "pipelines", folder / "pipelines", ignore=ignored, dirs_exist_ok=True)
-    shutil.copy(ROOT / "Makefile", folder)
     shutil.copy(empty_database, folder)
     run(folder, "dvc", "repro", "tokenize")
     return folder

@@ -1,0 +1,95 @@
+"""`make run` and `make join`: what they start is told to stop, and what they made is recorded."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from nanogpt.common import states
+from tests.kit.checkouts import SCRIPTS, make_checkout, run
+from tests.kit.recipes import ROOT
+from tests.kit.toy import eventually, make_toy
+
+# a stage that needs a moment to save
+SAVES = """
+import os, signal, sys, time
+from pathlib import Path
+told = []
+for number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, lambda number, _: told.append(number))
+Path("pid.new").write_text(str(os.getpid()))
+os.rename("pid.new", "pid")
+while not told:
+    time.sleep(0.05)
+time.sleep(1.5)
+Path("saved").touch()
+sys.exit(128 + told[0])
+"""
+
+
+def start(folder: Path, action: str) -> "subprocess.Popen[str]":
+    path = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
+    known = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.run", action, "--", "."],
+        cwd=folder,
+        env=known | {"PATH": path, "PYTHONPATH": "" if action == "join" else str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_reaches_the_stage_and_is_seen_after_it_has_saved(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    make_toy(tmp_path)
+    (tmp_path / "first.py").write_text(SAVES)
+    process = start(tmp_path, "repro")
+    eventually((tmp_path / "pid").exists, "a stage's start")
+    process.send_signal(number)  # to it alone
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, said
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    assert (tmp_path / "saved").exists()
+    assert "Traceback" not in said
+    assert "Running stage 'second'" not in said
+    assert json.loads((tmp_path / ".dvc" / "tmp" / "rwlock").read_text()) == {}
+
+
+@pytest.mark.slow
+def test_join_tells_dvc_what_it_made(tmp_path: Path, empty_database: Path) -> None:
+    folder = make_checkout(tmp_path / "checkout")
+    shutil.copy(empty_database, folder)
+    run(folder, "dvc", "repro", "tokenize")
+
+    process = start(folder, "join")
+    eventually(lambda: list(folder.glob("data/test/state/*/run.json")), "a training")
+    params = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(params.replace("seed: 1337", "seed: 7"))
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, said
+    assert said.splitlines()[-1].startswith("join: params.yaml was changed during the training")
+    (folder / "params.yaml").write_text(params)
+
+    process = start(folder, "join")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    assert "publishing it again" in said
+    outs = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]["train"]["outs"]
+    made = {out["path"]: out["md5"] for out in outs}
+    assert set(made) == {f"data/test/{name}" for name in ("curves", "model", "train.json")}
+    # an experiment of another recipe checks out all of them by force
+    run(folder, "dvc", "checkout", "--force", "--allow-missing")
+    assert {name: states.dvc_md5(folder / name) for name in made} == made
+    assert "Running stage 'train'" not in run(folder, "dvc", "repro", "eval")
+    assert not list(folder.glob("data/test/state/*"))
