@@ -34,9 +34,9 @@ def telling_on() -> Iterator[None]:
     def hear(number: int, _: FrameType | None) -> None:
         if number != signal.SIGALRM:
             told.append(number)
-        below = psutil.Process().children(recursive=True)
-        family.update(below)
-        for process in below:
+        below = psutil.Process().children()
+        family.update(psutil.Process().children(recursive=True))
+        for process in below:  # each of them sees to its own
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(told[0])
         signal.setitimer(signal.ITIMER_REAL, TELL_SECONDS if below else 0)

@@ -19,7 +19,7 @@ from prefect.testing.utilities import prefect_test_harness
 
 from pipelines.flows import STARTUP, pipeline
 from pipelines.graph import RecipeError
-from tests.kit.toy import SLOW, WRITE, eventually, make_toy
+from tests.kit.toy import PROJECT, SLOW, WRITE, eventually, make_toy
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,8 +125,9 @@ def test_retries_are_those_of_dvc_yaml(toy: Path) -> None:
     assert tasks_of(done)[0].empirical_policy.retry_delay == [0.1, 0.2]
 
 
-def test_a_wrong_input_is_not_tried_again(toy: Path) -> None:
-    Path("first.py").write_text("import sys; open('count', 'a').write('x'); sys.exit(2)")
+@pytest.mark.parametrize("code", [2, 143])
+def test_a_wrong_input_or_an_order_to_stop_is_not_tried_again(toy: Path, code: int) -> None:
+    Path("first.py").write_text(f"import sys; open('count', 'a').write('x'); sys.exit({code})")
     assert run_flow().state_name == "Failed"
     assert Path("count").read_text() == "x"
 
@@ -159,9 +160,11 @@ def test_a_wrong_recipe_fails_with_one_message(toy: Path) -> None:
 
 
 @contextmanager
-def slow_flow(api: str) -> Iterator[tuple["subprocess.Popen[bytes]", list[psutil.Process]]]:
+def slow_flow(
+    api: str, first: str = SLOW
+) -> Iterator[tuple["subprocess.Popen[bytes]", list[psutil.Process]]]:
     """`python -m pipelines.flows` at work on a stage with a child; the stage's processes."""
-    Path("first.py").write_text(SLOW)
+    Path("first.py").write_text(first)
     with subprocess.Popen(
         [sys.executable, "-m", "pipelines.flows"],
         env=os.environ | {"PREFECT_API_URL": api},
@@ -186,6 +189,41 @@ def test_a_signal_interrupts_the_stage_and_its_children(toy: Path, how: signal.S
     assert Path("interruptedchild").exists()
     # DVC had the time to give back its locks
     assert json.loads(Path(".dvc/tmp/rwlock").read_text()) == {}
+
+
+# as our own stages do
+FOLLOWS = """
+import os, time
+from pathlib import Path
+from nanogpt.common.told import follow_ancestors, raise_when_told
+try:
+    raise_when_told()
+    follow_ancestors("first")
+    Path("pids.new").write_text(f"{os.getppid()} {os.getpid()}")
+    os.rename("pids.new", "pids")
+    for _ in range(600):
+        print("at work", flush=True)
+        time.sleep(0.1)
+except KeyboardInterrupt:
+    Path("interrupted").touch()
+    raise SystemExit(143)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["command", "flow", "dvc"])
+def test_a_stage_stops_when_who_waits_for_it_is_killed(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    with slow_flow(str(get_current_settings().api.url), FOLLOWS) as (command, (dvc, stage)):
+        flow = psutil.Process(command.pid).children()[0]
+        {"command": command, "flow": flow, "dvc": dvc}[who].kill()
+        psutil.wait_procs([stage, flow], timeout=120)
+        assert not stage.is_running()
+        assert not flow.is_running()
+        assert Path("interrupted").exists()
+        assert command.wait() != 0
 
 
 @pytest.mark.slow
