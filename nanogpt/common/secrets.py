@@ -2,8 +2,8 @@
 
 import re
 
-# whatever stands before the last @ of a host: a password may hold : and, by mistake, / or @ too
-USER = re.compile(r"(?<=://)(?:[^\s/?#'\"]*|[^\s/:@]*:(?!\d+(?:/|$))[^\s?#'\"]*)@")
+# what stands before the last @ of a host; a password may hold : @ and, by mistake, / ? # too
+USER = re.compile(r"(?<=://)(?:[^\s/?#'\"]*|[^\s/:@?#'\"]*:(?!\d+(?:[/?#]|$))[^\s'\"]*)@")
 QUERY = re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\"),]*")
 TOKEN = re.compile(r"[?&][^=&#]*(key|token|sig|secret|passw|pwd|credential|auth)[^=&#]*=", re.I)
 

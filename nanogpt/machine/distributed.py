@@ -186,6 +186,19 @@ def process_count(machine: Machine, batch_size: int) -> int:
     return machine.processes
 
 
+def thread_count(machine: Machine, here: int = 1) -> int:
+    """CPU threads of each of so many processes on this machine: as asked, or a share of the cores.
+
+    Raises:
+        UserError: more than there are cores, which would wait for each other, or end the process.
+    """
+    if machine.threads == "auto":
+        return max(1, cores() // here)
+    if machine.threads > (there := os.cpu_count() or 1):
+        raise UserError(f"machine.threads: {machine.threads} is more than the {there} cores here")
+    return machine.threads
+
+
 def lost_peer(error: BaseException) -> bool:
     """Whether this error means that another process is gone, and not a mistake."""
     gloo = type(error) is RuntimeError and "/gloo/transport/" in str(error)
@@ -227,8 +240,7 @@ def join(machine: Machine, trains: bool = False) -> World:
         torch.backends.cuda.matmul.allow_tf32 = machine.dtype != "float32"
     elif kind == "cpu":
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        auto = max(1, cores() // here)
-        torch.set_num_threads(auto if machine.threads == "auto" else machine.threads)
+        torch.set_num_threads(thread_count(machine, here))
         keep_freed_memory()
     # before the processes meet: who refuses is not waited for
     compiled = trains and _compiles(machine, device)

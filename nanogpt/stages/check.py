@@ -17,7 +17,7 @@ from pathlib import Path
 from nanogpt.common.command import run_stage
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import write_text
-from nanogpt.common.secrets import public
+from nanogpt.common.secrets import holds_secret, public
 from nanogpt.formats.base import open_base
 from nanogpt.settings import Settings, load
 from nanogpt.sources import bases, corpora
@@ -32,11 +32,17 @@ Digests = dict[str, str]  # SHA-256 by name
 def main(settings: Settings) -> None:
     prompt = read_prompt(settings.sample)
     machine = settings.machine
-    if (machine.device, machine.dtype, machine.processes) != ("auto", "auto", "auto"):
+    if {"auto"} != {machine.device, machine.dtype, machine.processes, machine.threads}:
         from nanogpt.machine import distributed  # torch takes its time
 
         distributed.pick_compute(machine, distributed.pick_device(machine))
+        distributed.thread_count(machine)
         distributed.process_count(machine, settings.train.batch_size)
+    if holds_secret(os.environ.get("MLFLOW_TRACKING_URI", "")):
+        print(
+            "check: MLFLOW_TRACKING_URI holds a password, which messages of MLflow may show; for a"
+            " server it belongs in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
     own = {"corpus": _corpus(settings)} | {
         name: _base(name, settings) for name in settings.download.bases
     }

@@ -4,7 +4,6 @@ These are MLflow's own defaults, so a bare `mlflow ui` in the root shows everyth
 """
 
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from nanogpt.common.place import root
+from nanogpt.common.secrets import public
 
 SQLITE = "sqlite:///"
 ENVIRONMENT = {  # read when mlflow is imported; the user's own wins
@@ -41,7 +41,7 @@ def tracking_uri() -> str:
 def server() -> str | None:
     """The tracking server's address, without anyone's password; None for a database or folder."""
     uri = tracking_uri()
-    return re.sub("//[^/@]*@", "//", uri) if uri.startswith("http") else None
+    return public(uri) if uri.startswith("http") else None
 
 
 def outbox() -> Path:

@@ -73,6 +73,17 @@ def test_deps_are_the_code_that_decides(stage: str) -> None:
     assert len(set(declared)) == len(declared)
 
 
+@pytest.mark.parametrize("stage", CACHED)
+def test_params_are_the_settings_that_decide(stage: str) -> None:
+    # what its code reads of `machine:` says how a machine runs it
+    (declared,) = GRAPH["stages"][stage]["params"][0].values()
+    if stage == "train":  # a registered version is told how to sample, which is no training anew
+        declared = [*declared, "sample"]
+    code = "".join((ROOT / file).read_text(encoding="utf-8") for file in closure(stage))
+    read = re.findall(r"\bsettings\.(download|tokenize|model|train|sample)\.(\w+)", code)
+    assert {f"{s}.{key}" for s, key in read if not {s, f"{s}.{key}"} & {*declared}} == set()
+
+
 def test_packages_have_no_code_of_their_own() -> None:
     # they run with every module in them, and no stage depends on them
     rooms = [file for file in ROOT.glob("nanogpt/**/__init__.py") if file.parent.name != "commands"]

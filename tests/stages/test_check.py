@@ -98,6 +98,7 @@ def test_what_was_downloaded_stands_for_files_that_are_gone(
         (FOLDER | {"download__base": "texts"}, "download.base: texts: it has no model.safetens"),
         (OWN | {"sample__prompt_file": "nowhere.txt"}, "sample.prompt_file: 'nowhere.txt' does"),
         (OWN | {"sample__prompt_file": "texts"}, "sample.prompt_file: 'texts' does not exist"),
+        (OWN | {"machine__threads": 100_000}, "machine.threads: 100000 is more than the"),
         (OWN | {"machine__device": "mps"}, "machine.device: 'mps' is not on this machine"),
     ],
 )
@@ -105,3 +106,13 @@ def test_what_cannot_go_well_is_told_first(recipe: dict[str, Any], says: str) ->
     with pytest.raises(UserError, match=says):
         inputs(recipe)
     assert not Path("data").exists()
+
+
+def test_a_password_of_mlflows_address_is_told_of_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hunter2@mlflow.example.org")
+    inputs(OWN)
+    said = capsys.readouterr().out
+    assert "it belongs in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in said
+    assert "hunter2" not in said

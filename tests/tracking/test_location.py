@@ -11,7 +11,7 @@ from nanogpt.common.place import root as repository
 from nanogpt.formats.weights import weights_sha256
 from nanogpt.tracking import location, outbox, registry
 from nanogpt.tracking.fetch import download_registered
-from nanogpt.tracking.run import connect
+from nanogpt.tracking.run import connect, explain
 from tests.kit.recipes import contents
 from tests.kit.trainings import begin, client, make_model, registration
 
@@ -182,3 +182,16 @@ def test_a_moved_repository_finds_all_that_was_in_it(
         holders(moved / "mlflow.db", "s3://"),
         holders(moved / "mlflow.db", "/big disk/"),
     ) == fixed
+
+
+@pytest.mark.parametrize("password", ["hunter2", "hunt@er2", "hun/t@er2", "hun:t?er2"])
+def test_a_password_in_an_address_is_used_and_never_shown(
+    password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"https://me:{password}@mlflow.example.org/at"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert location.tracking_uri() == address
+    said = explain(ConnectionError(f"API request to {address}/api/2.0/mlflow/runs failed"))
+    for shown in (str(location.server()), said):
+        assert "er2" not in shown
+    assert "https://mlflow.example.org/at" in said
