@@ -9,7 +9,7 @@ from nanogpt.common.errors import UserError
 from nanogpt.common.manifest import File
 from nanogpt.settings import Settings
 from nanogpt.sources import bases, corpora
-from nanogpt.sources.fetch import Files
+from nanogpt.sources.fetch import Files, real_path
 from nanogpt.text import tokenizer
 from nanogpt.text.documents import pieces, texts
 from nanogpt.text.prompt import prompt_ids, read_prompt
@@ -26,10 +26,21 @@ def before_download(settings: Settings) -> None:
     field = settings.download.text_field
     for source in corpora.find(settings.download.corpus, field).sources:
         if isinstance(source, Files):
+            _refuse_own(source.paths, Path(settings.data))
             _read_some(source.paths, field)
     for base in settings.download.bases:
         bases.find(base)
     read_prompt(settings.sample)
+
+
+def _refuse_own(paths: Iterable[str], data: Path) -> None:
+    """What a recipe wrote is not its own corpus, which would grow with each run."""
+    for path in paths:
+        if data.resolve() in real_path(path).parents:
+            raise UserError(
+                f"download.corpus: it matches {path}, which this recipe wrote itself; name only"
+                " files of your own"
+            )
 
 
 def _read_some(paths: Iterable[str], field: str) -> None:

@@ -5,6 +5,7 @@
 A source fills an empty folder or raises. Nothing in a message or a result holds credentials.
 """
 
+import errno
 import fnmatch
 import hashlib
 import os
@@ -27,6 +28,7 @@ from nanogpt.common.secrets import public
 WAITS = (1, 3)  # seconds before the second and the third attempt at what may be a passing fault
 BLOCK = 1 << 20  # bytes
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 BUSY = (408, 425, 429)  # answers of a web server that has no time now
 
 LASTING = (  # faults that another attempt would meet again
@@ -205,10 +207,16 @@ def _size(file: Any) -> int | None:
 
 
 def fault(error: Exception) -> SourceError:
-    """What a library raised, in one line without credentials."""
+    """What a library raised, in one line without credentials.
+
+    Raises:
+        OSError: the disk is full, which no other source would help.
+    """
     # fsspec calls any trouble with a web address a missing file; the cause says what it was
     unwrap = type(error) is FileNotFoundError and isinstance(error.__cause__, Exception)
     cause: Any = error.__cause__ if unwrap else error
+    if getattr(cause, "errno", None) in FULL:
+        raise cause
     answer: Any = getattr(cause, "response", None)
     status: int = getattr(cause, "status", 0) or getattr(answer, "status_code", 0)
     first = str(cause).strip().partition("\n")[0]

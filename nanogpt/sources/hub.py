@@ -92,6 +92,9 @@ class HubDataset:
                     if self.text_field not in batch.column_names:
                         columns = ", ".join(batch.column_names)
                         raise SourceError(f"no column {self.text_field!r}; its columns: {columns}")
+                    kind = batch.schema.field(self.text_field).type
+                    if kind not in (pa.string(), pa.large_string(), pa.string_view()):
+                        raise SourceError(f"its column {self.text_field!r} holds {kind}, not text")
                     table = batch.select([self.text_field]).cast(schema)
                     writer.write_table(table)
                     yield table.num_rows

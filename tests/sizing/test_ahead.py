@@ -80,6 +80,15 @@ def test_what_is_not_there(here: Path) -> None:
         before_download(given)
 
 
+def test_a_recipe_does_not_feed_on_what_it_wrote(here: Path) -> None:
+    for name in ("a.txt", "data/test/raw/corpus/a.txt"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("To be")
+    with pytest.raises(UserError, match=r"matches data/test/raw/corpus/a\.txt, which this recipe"):
+        before_download(quick(download__corpus="**/*.txt", data="data/test"))
+    before_download(quick(download__corpus="*.txt", data="data/test"))
+
+
 def test_what_nobody_may_read(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("a.txt").write_text("To be")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everything

@@ -1,6 +1,8 @@
 """Every way in which a source can fail leaves one clear message and no file that looks finished."""
 
+import errno
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -215,6 +217,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import pyarrow.parquet as pq
 
     rows = {"text": [f"text {i}" for i in range(2500)], "url": ["u"] * 2500}
+    rows |= {"number": list(range(2500)), "list": [["a"]] * 2500}
     pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
     load = datasets.load_dataset
 
@@ -247,6 +250,21 @@ def test_hub_data_set_becomes_shards_of_its_text(
     assert texts == [f"text {i}" for i in range(2500)]
 
 
+@pytest.mark.parametrize("field", ["number", "list"])
+def test_hub_data_set_whose_column_is_no_text(hub: Path, field: str) -> None:
+    with pytest.raises(UserError, match=rf"column '{field}' holds (int64|list.*), not text"):
+        fetch("x", [HubDataset("who/what", "small", "main", field)], hub / "x")
+
+
+def test_a_full_disk_is_no_fault_of_the_hub(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", write)
+    with pytest.raises(OSError, match="No space left"):
+        fetch("x", [HubDataset("who/what", "small", "main")], hub / "x")
+
+
 def test_hub_data_set_without_the_column_says_what_it_has(hub: Path) -> None:
-    with pytest.raises(UserError, match="no column 'body'; its columns: text, url"):
+    with pytest.raises(UserError, match="no column 'body'; its columns: text, url, number, list"):
         fetch("x", [HubDataset("who/what", "small", "main", "body")], hub / "x")
