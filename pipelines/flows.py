@@ -8,12 +8,15 @@ DVC decides what is to be done; Prefect decides when and where, shows it, and tr
 """
 
 import argparse
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections import deque
 from contextlib import suppress
 from typing import Any
@@ -22,10 +25,12 @@ import psutil
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.settings import get_current_settings
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from pipelines.graph import RecipeError, Stage, dvc_environment, root, stages
+from pipelines.local import Local, no_proxy
 
 RAN = re.compile(r"Running stage '.+':")
 BUSY = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
@@ -39,6 +44,12 @@ RUN_ID = "PREFECT__FLOW_RUN_ID"  # set where a worker started this process
 BUSY_DELAY = 2  # seconds between two looks at another DVC command that is at work
 PATIENCE = 20  # seconds to stop in: less than the 30 that a Prefect worker grants
 STARTUP = 180  # seconds for Prefect's temporary server: its own 20 are few on a busy machine
+
+DEFAULTS = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "true",
+}
 
 
 class StageFailed(Exception):
@@ -142,6 +153,13 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """What a stage said is enough: through which functions of Prefect it came helps nobody."""
+    if record.exc_info and isinstance(record.exc_info[1], StageFailed):
+        record.exc_info = None
+    return True
+
+
 @flow(name="pipeline")
 def pipeline(recipe: str = ".") -> None:
     """Bring the recipe in folder `recipe` up to date, stage by stage.
@@ -150,11 +168,46 @@ def pipeline(recipe: str = ".") -> None:
         RecipeError: the folder is not a recipe's.
         StageFailed: a stage failed, and no retry helped.
     """
+    for name in ("prefect.task_runs", "prefect.flow_runs"):
+        logging.getLogger(name).addFilter(_without_traceback)
     for stage in stages(recipe):
         run_stage.with_options(
             retries=stage.meta.get("retries", 0),
             retry_delay_seconds=exponential_backoff(stage.meta.get("backoff", 10)),
         )(stage)
+
+
+def find_server() -> None:
+    """Have Prefect's server answer, or have none, so that the flow starts a temporary one.
+
+    Otherwise Prefect says so in a page, after the flow was started.
+    """
+    os.environ |= no_proxy()
+    if Local(root(), port=0).gone():
+        said = "the server that `make deploy` started is gone: going on with a temporary one"
+        print(f"{said}; `make deploy` starts it again", file=sys.stderr)
+        return
+    if not (address := get_current_settings().api.url):
+        return
+    try:
+        urllib.request.urlopen(f"{address}/health", timeout=20).close()
+    except urllib.error.HTTPError as error:
+        error.close()  # it answers: what it wants Prefect knows
+    except OSError as error:
+        print(
+            f"Prefect's server at {address} does not answer ({error}); start it, or take a"
+            " temporary one: PREFECT_API_URL= make flow",
+            file=sys.stderr,
+        )
+        sys.exit(os.EX_TEMPFAIL)
+
+
+def run(recipe: str) -> None:
+    """Run the flow; the exit code is that of the stage that failed."""
+    try:
+        pipeline(recipe)
+    except StageFailed as error:
+        sys.exit(error.code or 1)  # its log has said the rest
 
 
 def main() -> None:
@@ -165,14 +218,13 @@ def main() -> None:
         stages(recipe)  # a wrong folder is said before Prefect's server takes its time to start
     except RecipeError as error:
         sys.exit(str(error))
+    find_server()
     # In a session of its own: Ctrl-C would end Prefect's temporary server, which is the flow's
     # child, before the flow could tell it how the run ended.
-    code = "import sys; from pipelines.flows import pipeline; pipeline(sys.argv[1])"
+    code = "import sys; from pipelines.flows import run; run(sys.argv[1])"
     child = subprocess.Popen(
         [sys.executable, "-c", code, recipe],
-        env={"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP)}
-        | os.environ
-        | {WAITING: str(os.getpid())},
+        env=DEFAULTS | os.environ | {WAITING: str(os.getpid())},
         start_new_session=True,
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

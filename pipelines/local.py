@@ -26,6 +26,7 @@ import psutil
 from pipelines.graph import RecipeError, root
 
 HOST = "127.0.0.1"  # reachable from this machine alone: the server asks nobody for a password
+LOOPBACK = (HOST, "localhost", "::1")
 POOL = "local"
 # what SQLite's "database is locked" looks like from outside
 PASSING = re.compile("database is locked|Service Unavailable|Internal Server Error")
@@ -90,23 +91,37 @@ class Local:
                     psutil.wait_procs(group, timeout=30)
                 _each([*family, process], psutil.Process.kill)
         self.record.unlink(missing_ok=True)
-        if self.settings.exists() and self.settings.read_text(encoding="utf-8").startswith(MARK):
+        if self._ours():
             self.settings.unlink()
         return bool(running)
+
+    def gone(self) -> bool:
+        """Whether a server was started here, and has ended without `down`; then it is forgotten."""
+        if not self._ours() or "server" in self.running():
+            return False
+        self.settings.unlink()
+        return True
 
     def running(self) -> dict[str, psutil.Process]:
         """The recorded processes that still run: a process id alone may be another's by now."""
         found = {}
         for name, (pid, arguments) in self._recorded().get("processes", {}).items():
-            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied, FileNotFoundError):
                 process = psutil.Process(pid)
-                # not its start, which psutil tells differently once the clock was set
-                if process.cmdline()[1:] == arguments:
+                # not its start, which psutil tells differently once the clock was set; and not
+                # its words alone, which are those of another checkout's worker too
+                here = Path(process.cwd()).samefile(self.top)
+                if here and process.cmdline()[1:] == arguments:
                     found[name] = process
         return found
 
     def _recorded(self) -> dict[str, Any]:
         return json.loads(self.record.read_text(encoding="utf-8")) if self.record.exists() else {}
+
+    def _ours(self) -> bool:
+        return self.settings.exists() and self.settings.read_text(encoding="utf-8").startswith(
+            MARK
+        )
 
     def _environment(self) -> dict[str, str]:
         return os.environ | {
@@ -114,7 +129,11 @@ class Local:
             "PREFECT_API_URL": f"{self.address}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "true",
-            **_no_proxy(),
+            # a page of another origin, open in a browser on this machine, may ask for nothing
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": self.address,
+            "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+            "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "true",
+            **no_proxy(),
         }
 
     def _log(self, name: str) -> Path:
@@ -204,12 +223,12 @@ def _each(processes: Iterable[psutil.Process], action: Callable[[psutil.Process]
             action(process)
 
 
-def _no_proxy() -> dict[str, str]:
+def no_proxy() -> dict[str, str]:
     """Variables that keep a proxy from between this machine and itself, where one is set."""
-    if not urllib.request.getproxies() or urllib.request.proxy_bypass(HOST):
+    if not urllib.request.getproxies() or all(map(urllib.request.proxy_bypass, LOOPBACK)):
         return {}
     others = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-    hosts = f"{others},{HOST}" if others else HOST
+    hosts = ",".join([*([others] if others else []), *LOOPBACK])
     return {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
@@ -232,7 +251,9 @@ def main() -> None:
         local.up()
     except (LocalError, RecipeError) as error:
         sys.exit(f"deploy: {error}")
-    direct = f" && export NO_PROXY={hosts}" if (hosts := _no_proxy().get("NO_PROXY")) else ""
+    direct = f" && export NO_PROXY={hosts}" if (hosts := no_proxy().get("NO_PROXY")) else ""
+    if os.environ.get("PREFECT_API_URL") not in (None, "", f"{local.address}/api"):
+        direct += " && unset PREFECT_API_URL"  # else it would be asked, whatever prefect.toml says
     print(
         f"up: {local.address}\n"
         "run a recipe:  prefect deployment run 'pipeline/shakespeare' --watch\n"

@@ -159,6 +159,33 @@ def test_a_wrong_recipe_fails_with_one_message(toy: Path) -> None:
     assert "Traceback" not in command.stderr
 
 
+def command(api: str) -> tuple[int, str]:
+    """`python -m pipelines.flows` with a server's address: its exit code, and what it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.flows"],
+        env=os.environ | {"PREFECT_API_URL": api},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
+def test_the_command_ends_as_the_stage_did(toy: Path) -> None:
+    Path("first.py").write_text("import sys; print('first: nothing to read'); sys.exit(2)")
+    code, said = command(str(get_current_settings().api.url))
+    assert code == 2
+    assert "first: nothing to read" in said
+    assert "Traceback" not in said
+
+
+def test_a_server_that_does_not_answer_is_one_message(toy: Path) -> None:
+    code, said = command("http://127.0.0.1:1/api")
+    assert code == os.EX_TEMPFAIL
+    assert said.startswith("Prefect's server at http://127.0.0.1:1/api does not answer")
+    assert len(said.splitlines()) == 1
+
+
 @contextmanager
 def slow_flow(
     api: str, first: str = SLOW

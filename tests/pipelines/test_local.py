@@ -11,8 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import requests
 
-from pipelines.local import HOST, Local, LocalError
+from pipelines.local import HOST, MARK, Local, LocalError
 from tests.kit.toy import PROJECT, SLOW, eventually, make_toy
 
 
@@ -63,6 +64,13 @@ def test_deploy_run_undeploy(local: Local) -> None:
 
     before = {process.pid for process in local.running().values()}
     assert "up already" in say(*up)
+    for origin, allowed in ((local.address, True), ("http://elsewhere:80", False)):
+        asked = requests.post(
+            f"{local.address}/api/flows/filter", json={}, headers={"Origin": origin}, timeout=30
+        )
+        assert asked.status_code == 403  # the page brings a token, which it may read
+        shown = requests.get(f"{local.address}/api/health", headers={"Origin": origin}, timeout=30)
+        assert ("Access-Control-Allow-Origin" in shown.headers) is allowed
     assert {process.pid for process in local.running().values()} == before
 
     Path("first.py").write_text(SLOW)
@@ -109,14 +117,32 @@ def test_only_what_was_started_is_stopped(local: Local) -> None:
         other.communicate(b"\n")
 
 
-def test_what_was_started_is_known_again(local: Local) -> None:
+def test_a_server_that_died_is_forgotten(local: Local) -> None:
+    assert not local.gone()
+    local.settings.write_text("# mine\n")
+    assert not local.gone()
+    local.settings.write_text(MARK)
+    record(local, server=2**22)
+    assert local.gone()  # else every `prefect` command here would ask it
+    assert not local.settings.exists()
+
+
+def test_what_was_started_is_known_again(
+    local: Local, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "prefect", "server", "start"]  # neither prefect nor a server
     Path("prefect.py").write_text("print(flush=True); input()")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()  # until then the kernel may show it without its arguments
         record(local, server=process.pid)
-        assert local.running()["server"].pid == process.pid
+        with monkeypatch.context() as patch:  # a clock that was set, as psutil shows it
+            patch.setattr(psutil.Process, "create_time", lambda _: 0.0)
+            assert local.running()["server"].pid == process.pid
+        other = Local(tmp_path / "another checkout", local.port)
+        other.top.mkdir()
+        record(other, server=process.pid)  # of before a reboot: the id is that of ours by now
+        assert not other.running()
         process.communicate(b"\n")
         assert not local.running()
 
@@ -135,11 +161,12 @@ def test_a_proxy_is_not_asked_for_this_machine(
         monkeypatch.delenv(name.upper(), raising=False)
     assert "NO_PROXY" not in local._environment()
     monkeypatch.setenv("http_proxy", "http://proxy:8080")
-    assert local._environment()["NO_PROXY"] == HOST
+    here = "127.0.0.1,localhost,::1"
+    assert local._environment()["NO_PROXY"] == here
     monkeypatch.setenv("NO_PROXY", "intern")
-    assert local._environment()["no_proxy"] == f"intern,{HOST}"
-    monkeypatch.setenv("NO_PROXY", f"{HOST},intern")
-    assert local._environment()["NO_PROXY"] == f"{HOST},intern"
+    assert local._environment()["no_proxy"] == f"intern,{here}"
+    monkeypatch.setenv("NO_PROXY", f"{here},intern")
+    assert local._environment()["NO_PROXY"] == f"{here},intern"
 
 
 def test_a_locked_database_is_tried_again(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
