@@ -119,9 +119,7 @@ class Local:
         return json.loads(self.record.read_text(encoding="utf-8")) if self.record.exists() else {}
 
     def _ours(self) -> bool:
-        return self.settings.exists() and self.settings.read_text(encoding="utf-8").startswith(
-            MARK
-        )
+        return self.settings.exists() and self.settings.read_text(encoding="utf-8").startswith(MARK)
 
     def _environment(self) -> dict[str, str]:
         return os.environ | {

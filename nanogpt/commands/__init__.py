@@ -158,12 +158,12 @@ def ui(
     """Show the runs and the registry: MLflow's own page."""
     from nanogpt.common.place import root
     from nanogpt.tracking import location
-    from nanogpt.tracking.run import connect
+    from nanogpt.tracking.client import usable
 
-    if server := location.server():
-        print(f"MLFLOW_TRACKING_URI names a server, whose page is at {server}")
+    if location.tracking_uri().startswith("http"):
+        print(f"MLFLOW_TRACKING_URI names a server, whose page is at {location.address()}")
         return
-    connect()  # a moved repository finds its artifacts
+    usable()  # a moved repository finds its artifacts
     os.chdir(root())
     # not as an argument, which every user of the machine can read: it may hold a password
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": location.tracking_uri()}

@@ -18,6 +18,7 @@ from nanogpt.settings import Settings, load
 from nanogpt.text import tokenizer
 from nanogpt.text.samples import from_markdown
 from nanogpt.tracking import registry
+from nanogpt.tracking.registry import Identity
 
 
 def show(recipe: Path) -> None:
@@ -38,7 +39,7 @@ def show(recipe: Path) -> None:
     scores = {} if "eval" in old else _read(data / "eval.json")
     samples = {} if "sample" in old else _samples(data / "samples.md")
     seconds = _read(data / "seconds.json")
-    known = registry.summary(weights_sha256(data / "model"))
+    known = registry.summary(Identity(settings.recipe, weights_sha256(data / "model")))
 
     table = Table(title=f"recipe {settings.recipe}", show_header=False, title_justify="left")
     table.add_column(justify="left")

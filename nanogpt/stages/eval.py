@@ -20,13 +20,15 @@ from nanogpt.formats.weights import load_model, weights_sha256
 from nanogpt.machine.distributed import World, join
 from nanogpt.settings import Settings, load
 from nanogpt.text.tokens import Name, Tokens, open_tokens
-from nanogpt.tracking import outbox
+from nanogpt.tracking import client, outbox
+from nanogpt.tracking.registry import Identity
 
 
 def main(settings: Settings) -> None:
     model, context = settings.path("model"), settings.model.context
     tokens = open_tokens(settings.path("tokens"))
     base = open_base(settings.path("base"))
+    client.check()
     # whatever a model was trained in, and wherever: scores are compared to less than bfloat16 tells
     world = join(settings.machine.model_copy(update={"dtype": "float32"}))
     test = tokens.manifest.splits["test"]
@@ -44,7 +46,9 @@ def main(settings: Settings) -> None:
         scores |= {f"eval_base_{key}": value for key, value in before.items()}
     write_text(settings.path("eval.json"), json.dumps(found, indent=1) + "\n")
     text_sha256 = tokens.manifest.splits[name].text_sha256
-    print(f"eval: {outbox.evaluated(weights_sha256(model), scores, text_sha256)}")
+    lineage = {"tokens_sha256": tokens.digest, "base_digest": base.name and base.digest}
+    identity = Identity(settings.recipe, weights_sha256(model), lineage)
+    print(f"eval: {outbox.evaluated(identity, scores, text_sha256)}")
 
 
 def score(

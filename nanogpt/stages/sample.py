@@ -18,6 +18,7 @@ from nanogpt.text import tokenizer
 from nanogpt.text.prompt import read_prompt
 from nanogpt.text.samples import to_markdown
 from nanogpt.tracking import outbox
+from nanogpt.tracking.registry import Identity
 
 
 def main(settings: Settings) -> None:
@@ -33,7 +34,7 @@ def main(settings: Settings) -> None:
     for title, text in texts.items():
         print(f"--- {title} ---\n{text}\n")
     write_text(out, to_markdown(f"Samples of {settings.recipe}", texts))
-    outbox.sampled(weights_sha256(model), out)
+    outbox.sampled(Identity(settings.recipe, weights_sha256(model)), out)
 
 
 def sample(model: Path, prompt: str, settings: Settings, samples: int) -> list[str]:

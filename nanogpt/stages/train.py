@@ -30,7 +30,7 @@ from nanogpt.settings import Settings, load
 from nanogpt.sizing import memory
 from nanogpt.sizing.ahead import before_training
 from nanogpt.text.tokens import Tokens, open_tokens
-from nanogpt.tracking import outbox, run
+from nanogpt.tracking import client, outbox, run
 from nanogpt.trainer import Hooks, Progress, Trainer
 from nanogpt.training.checkpoint import Saves, fingerprint
 from nanogpt.training.journal import Journal, read, write_curves
@@ -44,6 +44,8 @@ def main(settings: Settings) -> None:
     tokens = open_tokens(settings.path("tokens"))
     base = open_base(settings.path("base"))
     check(settings, tokens)
+    if "RANK" not in os.environ:
+        client.check()
     processes = process_count(settings.machine, settings.train.batch_size)
     if (processes > 1 or settings.machine.nodes != 1) and "RANK" not in os.environ:
         sys.exit(launch(settings.machine, processes, "nanogpt.stages.train", sys.argv[1:]))

@@ -11,12 +11,10 @@ import sys
 from pathlib import Path
 
 from nanogpt.common.errors import UserError
-from nanogpt.common.secrets import public
 from nanogpt.sources.fetch import SourceError
 from nanogpt.tracking import location
-from nanogpt.tracking.run import connect, explain
-
-LASTING = "not found", "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"
+from nanogpt.tracking.client import connect
+from nanogpt.tracking.trouble import explain
 
 
 def download_registered(name: str, folder: Path) -> Path:
@@ -32,12 +30,11 @@ def download_registered(name: str, folder: Path) -> Path:
 
         download_artifacts(artifact_uri=name, dst_path=str(folder))
     except Exception as error:
-        reason = explain(error).partition(": ")[2]
-        code = getattr(error, "error_code", "")
+        trouble = explain(error)
         raise SourceError(
-            f"MLflow at {public(location.tracking_uri())}: {reason}; its names, versions and"
+            f"MLflow at {location.address()}: {trouble.reason}; its names, versions and"
             " aliases are in `nanogpt ui`, another server is named by MLFLOW_TRACKING_URI",
-            passing=not any(word in f"{reason} {code}" for word in LASTING),
+            passing=trouble.passing,
         ) from None
     models = [path.parent for path in folder.rglob("config.json")]
     if len(models) != 1:

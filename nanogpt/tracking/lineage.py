@@ -1,11 +1,15 @@
 """Where a training comes from: its commit, its versions, its process."""
 
+import hashlib
 import importlib.metadata
 import logging
 import os
 import platform
 import socket
 import subprocess
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
 
 import psutil
 
@@ -16,11 +20,9 @@ LIBRARIES = ("torch", "numpy", "mlflow")
 
 def describe() -> dict[str, str]:
     """Tags of a run started by this process."""
-    process = psutil.Process()
     tags = {
         "host": socket.gethostname(),
-        "pid": str(process.pid),
-        "process_started": str(process.create_time()),
+        **_process(os.getpid()),
         "mlflow.source.name": "nanogpt",
         "mlflow.source.type": "LOCAL",
         "version.python": platform.python_version(),
@@ -32,12 +34,52 @@ def describe() -> dict[str, str]:
     return tags | _commit()
 
 
-def is_alive(pid: int, started: float) -> bool:
-    """Whether the process of `describe` still runs: its id alone may be another's by now."""
+def is_dead(tags: Mapping[str, str]) -> bool:
+    """Whether the process that these tags describe is known to have ended.
+
+    Of a process in another container or on another machine, which may have the same name, nothing
+    is known from here.
+    """
+    theirs, ours = tags.get("processes", "").split(), _processes().split()
+    if theirs == ours:
+        try:
+            return _process(int(tags["pid"])) != {key: tags[key] for key in PROCESS}
+        except psutil.NoSuchProcess:
+            return True
+    # the machine was started again since; a container's processes may be on another one
+    return len(theirs) == len(ours) == 3 and theirs[::2] == ours[::2] and ours[2] == OUTSIDE
+
+
+PROCESS = ("pid", "processes", "process_started")
+OUTSIDE = "pid:[4026531836]"  # of all containers: the kernel's first namespace has this number
+
+
+def _process(pid: int) -> dict[str, str]:
+    """What tells a process from all others, as tags: PROCESS.
+
+    Raises:
+        psutil.NoSuchProcess: it is not there.
+    """
+    try:  # in ticks since the machine was started: no clock that is set changes it
+        stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+        started = stat.rpartition(")")[2].split()[19]
+    except FileNotFoundError:  # also where there is no /proc
+        started = str(psutil.Process(pid).create_time())
+    return dict(zip(PROCESS, (str(pid), _processes(), started), strict=True))
+
+
+def _processes() -> str:
+    """Among which processes an id is one's own: a machine, its last start, a container on it."""
     try:
-        return bool(abs(psutil.Process(pid).create_time() - started) < 2)
-    except psutil.NoSuchProcess:
-        return False
+        # systemd asks not to show it as it is
+        machine = hashlib.sha256(Path("/etc/machine-id").read_bytes()).hexdigest()[:16]
+    except OSError:
+        machine = f"{uuid.getnode():x}"
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text("utf-8").strip()
+        return f"{machine} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return machine
 
 
 def _commit() -> dict[str, str]:

@@ -3,18 +3,23 @@
 These are MLflow's own defaults, so a bare `mlflow ui` in the root shows everything.
 """
 
+import importlib.util
 import os
+import re
 import sqlite3
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
 
+from nanogpt.common.errors import UserError
 from nanogpt.common.place import root
 from nanogpt.common.secrets import public
 
 SQLITE = "sqlite:///"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ENVIRONMENT = {  # read when mlflow is imported; the user's own wins
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -38,10 +43,23 @@ def tracking_uri() -> str:
     return f"{SQLITE}{(root() / path).as_posix()}{mark}{options}"
 
 
-def server() -> str | None:
-    """The tracking server's address, without anyone's password; None for a database or folder."""
+def address() -> str:
+    """Which MLflow that is, without anyone's password; a database at the root keeps it if moved."""
     uri = tracking_uri()
-    return public(uri) if uri.startswith("http") else None
+    if uri.startswith(SQLITE) and (database := _database(uri)).is_relative_to(root()):
+        return f"{SQLITE}{database.relative_to(root()).as_posix()}"
+    return public(uri)
+
+
+def direct() -> dict[str, str]:
+    """Variables that keep a proxy from between this machine and itself, where one is set."""
+    if not urllib.request.getproxies():
+        return {}
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in known.split(",") if host.strip()]
+    if "*" not in hosts:
+        hosts += [host for host in LOOPBACK if host not in hosts]
+    return {"no_proxy": ",".join(hosts), "NO_PROXY": ",".join(hosts)}
 
 
 def outbox() -> Path:
@@ -74,9 +92,74 @@ def prepared(uri: str) -> Iterator[None]:
                     os.replace(f"{database}{tail}", f"{database}.half{tail}")
         if not database.exists():
             making.touch()
+        check(uri)
         yield
         making.unlink(missing_ok=True)
         _find_artifacts_beside(database)
+
+
+def check(uri: str) -> None:
+    """Look whether a local database is one that the installed MLflow can work with, and is ours.
+
+    Raises:
+        UserError: it is damaged, cannot be written, or is of an older or a newer MLflow.
+    """
+    database = _database(uri)
+    making = database.with_name(database.name + ".making")
+    if making.exists():  # by another process now, or it will be made anew
+        return
+    folder = database.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(
+            f"MLflow cannot keep its records in {folder}, which is not there or cannot be written;"
+            " have MLFLOW_TRACKING_URI name another database or a server"
+        )
+    if not database.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            found = connection.execute("SELECT version_num FROM alembic_version") if tables else ()
+            versions = [version for (version,) in found]
+            connection.execute("BEGIN IMMEDIATE")
+            connection.rollback()
+    except sqlite3.Error as error:
+        if "locked" in str(error):
+            return  # that passes
+        raise UserError(
+            f"{database} is of no use to MLflow ({error}): make it a database of MLflow's that you"
+            " may write, or move it away, with mlruns/, and a new one is made"
+        ) from None
+    known = _schema_versions()
+    if versions and versions[0] not in known:
+        raise UserError(
+            f"{database} was made by a newer MLflow than the installed one; update this repository"
+            " and its environment (`make`), or move it away, with mlruns/, and a new one is made"
+        )
+    if versions and versions[0] != known[-1]:
+        raise UserError(
+            f"{database} was made by an older MLflow; keep a copy of it, then run"
+            f" `mlflow db upgrade '{SQLITE}{database}'`"
+        )
+
+
+def _schema_versions() -> list[str]:
+    """The versions that a database of the installed MLflow can have, the newest last.
+
+    Read from the files of its migrations: importing mlflow would take two seconds.
+    """
+    package = importlib.util.find_spec("mlflow")
+    assert package is not None
+    assert package.origin is not None
+    texts = [
+        path.read_text(encoding="utf-8")
+        for path in Path(package.origin).parent.glob("store/db_migrations/versions/*.py")
+    ]
+    versions, before = (
+        {found[1] for text in texts if (found := re.search(rf'^{name} = "(\w+)"', text, re.M))}
+        for name in ("revision", "down_revision")
+    )
+    return [*sorted(versions & before), *(versions - before)]
 
 
 def _database(uri: str) -> Path:
@@ -121,13 +204,17 @@ def _find_artifacts_beside(database: Path) -> None:
 def _first_place(connection: sqlite3.Connection, here: str) -> str:
     """The `mlruns/` that was beside a database from before its place was recorded.
 
-    Known by the experiments that this project made, `mlruns/<name>`; without one it is `here`.
+    Known by the experiments that this project made, `mlruns/<name>`, and of which `here` has the
+    files: what has none here was put elsewhere on purpose. Without one it is `here`.
     """
     found = connection.execute("SELECT artifact_location, name FROM experiments").fetchall()
     places = [
         place.rpartition("/")[0]
         for place, name in found
-        if place and place.startswith("/") and place.endswith(f"/mlruns/{name}")
+        if place
+        and place.startswith("/")
+        and place.endswith(f"/mlruns/{name}")
+        and Path(here, name).is_dir()
     ]
     # an experiment that is here shows that the database was not moved; others were put elsewhere
     return here if here in places or not places else places[0]

@@ -1,12 +1,15 @@
 """What MLflow is to be told: on disk first, then sent, and removed when MLflow has it.
 
     end(run, "FINISHED", model, registration)           # train
-    print(evaluated(weights_sha256, scores, text))      # eval
-    sampled(weights_sha256, path)                       # sample
+    print(evaluated(identity, scores, text))            # eval
+    sampled(identity, path)                             # sample
     send_all()                                          # `nanogpt sync`
 
 Each call sends what waited before it as well. An entry holds all that it needs, so it can be sent
 when the recipe's folder holds another model or is gone, and again after a kill in the middle.
+
+What MLflow does not take waits, where waiting helps; else it is refused, and stays as well: the
+stage whose scores it is, and `nanogpt sync`, end with an exit code for that.
 """
 
 import json
@@ -16,39 +19,53 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from nanogpt.common.errors import UserError
-from nanogpt.common.files import remove_folder, whole_folder
-from nanogpt.tracking import location, registry
-from nanogpt.tracking.run import Run, Training, connect, explain
+from nanogpt.tracking import entries, location, registry
+from nanogpt.tracking.client import connect
+from nanogpt.tracking.registry import Identity
+from nanogpt.tracking.run import Run, Training
+from nanogpt.tracking.trouble import Trouble, explain
 from nanogpt.training import checkpoint, journal
 
 if TYPE_CHECKING:
-    from nanogpt.tracking.run import MlflowClient
+    from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
-KINDS = ("training", "evaluation", "sample")  # in the order in which they need each other
 PATIENCE = 60  # seconds; what a stage has not begun to send by then is left to the next one
 STOP_SECONDS = {"FINISHED": 30, "FAILED": 5, "KILLED": 5}  # for a request that is under way
 LOCK_SECONDS = 10
 LATER = "the next stage sends it, or `nanogpt sync`"
+REFUSED = 2  # exit code: until somebody mends it
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of an entry: MLflow's answer, or why it waits."""
+    """What became of an entry: MLflow's answer, or why it does not have it."""
 
     entry: str
     title: str
-    done: bool
     says: str
+    trouble: Trouble | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.trouble is None
+
+    @property
+    def refused(self) -> bool:
+        """Whether it is of no use to wait."""
+        return self.trouble is not None and not self.trouble.passing
+
+    def __str__(self) -> str:
+        state = "" if self.done else "refused: " if self.refused else "waits: "
+        return f"{self.title}: {state}{self.says}"
 
 
 def end(
@@ -77,13 +94,15 @@ def end(
         if status != "FINISHED":  # a resume repeats what no save covers
             rows = min(rows, checkpoint.covered(run.folder))
         about |= {"status": status, "durable": rows, "ended": time.time_ns() // 1_000_000}
-        with _new(f"training-{run.training}", title) as entry:
+        made = Identity(about["recipe"], registration["weights_sha256"]) if registration else None
+        name = entries.unique(f"training-{run.training}")
+        with entries.new(name, title, makes=made and made.key) as entry:
             shutil.copy(run.folder / "journal.jsonl", entry)
             (entry / "run.json").write_text(
                 json.dumps(about | {"registration": registration}), encoding="utf-8"
             )
             if model:
-                shutil.copytree(model, entry / "model", copy_function=_link)
+                shutil.copytree(model, entry / "model", copy_function=entries.link)
     except (OSError, UserError) as error:
         if status == "FINISHED":
             raise
@@ -92,12 +111,14 @@ def end(
         return
     if answers:
         _deliver()
+    elif run.trouble and not run.trouble.passing:
+        log.warning(_refusal([title], str(run.trouble)))
     else:
         log.warning("MLflow does not answer, so %s waits; %s", title, LATER)
 
 
-def evaluated(weights_sha256: str, metrics: Mapping[str, float], text_sha256: str) -> str:
-    """Record the scores of these weights; they become `champion` if they beat the one there is.
+def evaluated(identity: Identity, metrics: Mapping[str, float], text_sha256: str) -> str:
+    """Record the scores of a model; it becomes `champion` if they beat those of the one there is.
 
     Args:
         metrics: with `eval_bits_per_byte`, by which champions are chosen.
@@ -105,72 +126,82 @@ def evaluated(weights_sha256: str, metrics: Mapping[str, float], text_sha256: st
 
     Returns:
         What was decided and why, a sentence to print.
+
+    Raises:
+        UserError: MLflow refuses them, or the training that they belong to, and no waiting helps.
     """
     values = {"metrics": dict(metrics), "text_sha256": text_sha256}
-    sent = _tell("evaluation", weights_sha256, f"scores of {weights_sha256[:12]}", values)
+    title = f"scores of {identity.weights_sha256[:12]}"
+    sent = _tell("evaluation", identity, title, values)
+    if sent.refused:
+        raise UserError(f"not decided: {_refusal([sent.title], sent.says)}")
     return sent.says if sent.done else f"not decided: MLflow does not have the scores ({sent.says})"
 
 
-def sampled(weights_sha256: str, path: Path) -> None:
+def sampled(identity: Identity, path: Path) -> None:
     """Keep a text file with the run that made these weights."""
     values = {"name": path.name, "text": path.read_text("utf-8")}
-    _tell("sample", weights_sha256, f"{path.name} of {weights_sha256[:12]}", values)
+    _tell("sample", identity, f"{path.name} of {identity.weights_sha256[:12]}", values)
 
 
 def deliver(patience: float) -> Iterator[Result]:
     """Send what waits, in order; nothing is begun after `patience` seconds."""
-    if not _entries():
+    if not entries.waiting():
         return
     deadline = time.monotonic() + patience
     # while another process sends the same; it may be slow, so not for ever
     lock = FileLock(location.outbox().with_name(".outbox.lock"), timeout=LOCK_SECONDS)
-    with ExitStack() as stack:
-        blocked, client = "", None
+    blocked, client = None, None
+    try:
         try:
-            stack.enter_context(lock)
+            lock.acquire()
             client = connect()
         except Timeout:
-            blocked = "another process is sending"
+            blocked = Trouble("another process is sending", True)
         except Exception as error:
             blocked = explain(error)
-        # anew: another process may have sent some in the meantime
-        for entry, about in _entries():
-            title, server = about["title"], about["server"]
+        trainings: dict[str, Trouble] = {}  # that MLflow does not have, by what they made
+        seen: set[Path] = set()
+        # anew each time: others send, take back, and tell more in the meantime
+        while left := [each for each in entries.waiting() if each[0] not in seen]:
+            entry, about = left[0]
+            seen.add(entry)
             if client and time.monotonic() > deadline:
-                blocked = "MLflow is slow"
-            if server not in (None, location.server()):
-                says = f"it is for {server}; set MLFLOW_TRACKING_URI to that"
-                yield Result(entry.name, title, False, says)
+                blocked = Trouble("MLflow is slow", True)
+            server = about["server"]
+            if server not in (None, location.address()):
+                trouble = Trouble(f"it is for {server}; set MLFLOW_TRACKING_URI to that", False)
+                result = Result(entry.name, about["title"], str(trouble), trouble)
             elif blocked or client is None:
-                yield Result(entry.name, title, False, blocked)
+                result = Result(entry.name, about["title"], str(blocked), blocked)
             else:
-                yield Result(entry.name, title, *_send(client, entry, about))
+                result = _send(client, entry, about["title"], trainings)
+            if result.trouble and not entry.exists():
+                continue  # its training goes on, or a newer one took its place
+            if result.trouble and about.get("makes"):
+                trainings[about["makes"]] = result.trouble
+            yield result
+    finally:
+        lock.release()
 
 
-def _send(client: "MlflowClient", entry: Path, about: Mapping[str, Any]) -> tuple[bool, str]:
-    """Send an entry and remove it; returns whether it is done with, and what came of it."""
+def _send(
+    client: "MlflowClient", entry: Path, title: str, trainings: Mapping[str, Trouble]
+) -> Result:
+    """Send an entry and remove it."""
     try:
-        if entry.name.startswith("training-"):
+        if entries.kind(entry) == "training":
             says = _send_training(client, entry)
         else:
-            values = json.loads((entry / "values.json").read_text(encoding="utf-8"))
-            if entry.name.startswith("evaluation-"):
-                says = registry.record_evaluation(client, **values).reason
-            else:
-                registry.record_text(client, **values)
-                says = "it is with its run"
-    except registry.UnknownWeights as error:
-        if any(
-            path.name.startswith("training-") for path, _ in _entries()
-        ):  # it may have made them
-            return False, str(error)
-        says = f"given up: {error}"
+            says = _send_result(client, entry, trainings)
+    except _TrainingFirst as error:
+        says = f"MLflow does not have its training: {error.trouble}"
+        return Result(entry.name, title, says, error.trouble)
     except Exception as error:
-        return False, explain(error)
-    with suppress(FileNotFoundError):
-        if _about(entry) == about:  # else a newer one took its place, and goes out next time
-            remove_folder(entry)
-    return True, says
+        trouble = explain(error)
+        return Result(entry.name, title, str(trouble), trouble)
+    entries.remove(entry)
+    return Result(entry.name, title, says)
 
 
 def _send_training(client: "MlflowClient", entry: Path) -> str:
@@ -184,71 +215,71 @@ def _send_training(client: "MlflowClient", entry: Path) -> str:
     return f"{training.about['status']}, registered as version {version}"
 
 
-def _tell(kind: str, weights_sha256: str, title: str, values: Mapping[str, Any]) -> Result:
-    """Put an entry about these weights into the outbox, in the place of an older one, and send."""
-    name = f"{kind}-{weights_sha256[:16]}"
-    with _new(name, title) as entry:
-        text = json.dumps({"weights_sha256": weights_sha256, **values})
+def _send_result(client: "MlflowClient", entry: Path, trainings: Mapping[str, Trouble]) -> str:
+    try:
+        values = json.loads((entry / "values.json").read_text("utf-8"))
+        identity = Identity(**values.pop("identity"))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{entry} is damaged, or of another version of this code; remove it and run its stage"
+            " again"
+        ) from None
+    if trouble := trainings.get(identity.key):
+        raise _TrainingFirst(trouble)
+    run = registry.run_of(client, identity)
+    if entries.kind(entry) == "evaluation":
+        return registry.record_evaluation(client, run, identity, **values).reason
+    registry.record_text(client, run, **values)
+    return "it is with its run"
+
+
+class _TrainingFirst(Exception):
+    """What a training made that MLflow does not have yet, and why it does not."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        self.trouble = trouble
+
+
+def _tell(kind: str, identity: Identity, title: str, values: Mapping[str, Any]) -> Result:
+    """Put an entry about a model into the outbox, in the place of an older one, and send."""
+    name = entries.unique(f"{kind}-{identity.key[:-48]}")
+    with entries.new(name, title) as entry:
+        text = json.dumps({"identity": asdict(identity), **values})
         (entry / "values.json").write_text(text, encoding="utf-8")
-    told = Result(name, title, True, "another process has told MLflow")
+    told = Result(name, title, "another process has told MLflow")
     return next((result for result in _deliver() if result.entry == name), told)
 
 
 def _deliver() -> list[Result]:
-    """Send what waits, and warn of what still does."""
+    """Send what waits, and warn of what still does, and of what is refused."""
     results = list(deliver(PATIENCE))
-    waiting = [result for result in results if not result.done]
+    waiting = [result for result in results if result.trouble and result.trouble.passing]
+    refused = [result for result in results if result.refused]
     if waiting:
-        log.warning(
-            "MLflow does not have %s: %s; %s",
-            ", ".join(result.title for result in waiting),
-            waiting[0].says,
-            LATER,
-        )
+        titles = ", ".join(result.title for result in waiting)
+        log.warning("MLflow does not have %s: %s; %s", titles, waiting[0].says, LATER)
+    if refused:
+        log.warning(_refusal([result.title for result in refused], refused[0].says))
     return results
 
 
-@contextmanager
-def _new(name: str, title: str) -> Iterator[Path]:
-    """The folder of an entry, to be filled; whole, it takes the place of an older one."""
-    about = {"title": title, "server": location.server(), "at": time.time_ns()}
-    with whole_folder(location.outbox() / name) as entry:
-        (entry / "about.json").write_text(json.dumps(about), encoding="utf-8")
-        yield entry
-
-
-def _link(source: str, target: str) -> None:
-    """A second name for a file, since nobody writes into it; where that cannot be, a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _about(entry: Path) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads((entry / "about.json").read_text(encoding="utf-8"))
-    return about
-
-
-def _entries() -> list[tuple[Path, dict[str, Any]]]:
-    """What waits, in the order in which it is to be sent: by kind, then by age."""
-    found = []
-    for path in location.outbox().glob("*-*"):
-        if path.suffix != ".partial":
-            with suppress(FileNotFoundError):  # another process has just sent it
-                found.append((path, _about(path)))
-    kinds = {path: KINDS.index(path.name.partition("-")[0]) for path, _ in found}
-    return sorted(found, key=lambda entry: (kinds[entry[0]], entry[1]["at"]))
+def _refusal(titles: list[str], says: str) -> str:
+    """What a person reads of what waiting does not help."""
+    return f"MLflow does not take {', '.join(titles)}: {says}; then `nanogpt sync`"
 
 
 def send_all() -> int:
     """Send all that waits, with a line for each entry.
 
     Returns:
-        The exit code: 0 if nothing waits now, else 1.
+        The exit code: 0 if nothing waits now, EX_TEMPFAIL if the same command helps later, and
+        REFUSED if something else has to be done first, which the line says.
     """
     code = 0
     for result in deliver(math.inf):
-        print(f"{result.title}: {'' if result.done else 'waits: '}{result.says}", flush=True)
-        code = code if result.done else 1
+        print(result, flush=True)
+        if result.refused:
+            code = REFUSED
+        elif not result.done:
+            code = code or os.EX_TEMPFAIL
     return code

@@ -1,29 +1,33 @@
-"""Models in MLflow's registry, known by the SHA-256 of their weights: candidate, champion, why.
+"""Models in MLflow's registry, known by their recipe and weights: candidate, champion, why.
 
     register(client, run_id, recipe, model, weights_sha256=..., ...)    # train
-    record_evaluation(client, weights_sha256, metrics, text_sha256)     # eval
-    record_text(client, weights_sha256, name, text)                     # sample
-    summary(weights_sha256)
+    run = run_of(client, identity)
+    record_evaluation(client, run, identity, metrics, text_sha256)      # eval
+    record_text(client, run, name, text)                                # sample
+    summary(identity)
 
-The first three are called by `outbox`, which keeps what MLflow does not take. Each may be called
+All but the last are called by `outbox`, which keeps what MLflow does not take. Each may be called
 again with the same values, after a kill in its middle or at its end, and changes nothing more.
 """
 
 import importlib.metadata
 import json
 import logging
+import math
 import statistics
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt.tracking.run import connect, explain
+from nanogpt.tracking.client import connect, every
+from nanogpt.tracking.run import experiment
+from nanogpt.tracking.trouble import explain
 
 if TYPE_CHECKING:
-    from nanogpt.tracking.run import MlflowClient
+    from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +55,23 @@ SAMPLING = {
 }
 
 
-class UnknownWeights(LookupError):
-    """MLflow answers, and has no run that made these weights."""
+@dataclass(frozen=True)
+class Identity:
+    """Which model results belong to: other recipes, and other lineages, may have its weights too.
+
+    Attributes:
+        recipe: whose experiment and registered model they are.
+        lineage: tags of the run that made it, such as `tokens_sha256`: they decide between several.
+    """
+
+    recipe: str
+    weights_sha256: str
+    lineage: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Its recipe and weights in one word."""
+        return f"{self.recipe}-{self.weights_sha256}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +115,7 @@ def register(
     facts = {key: str(value) for key, value in {**metrics, **tags}.items()}
     facts["weights_sha256"] = weights_sha256
     client.set_tag(run_id, "weights_sha256", weights_sha256)
-    version = _find(client, run_id, weights_sha256)
+    version = _newest(client, f"run_id = '{run_id}'", weights_sha256)
     if version is None:
         model_id = _log_model(client, run_id, name, model, step, facts, sampling)
         if not client.search_registered_models(f"name = '{name}'"):
@@ -108,22 +127,51 @@ def register(
     return str(version.version)
 
 
+def run_of(client: "MlflowClient", identity: Identity, make: bool = True) -> Any:
+    """The run that made these weights: the newest of its recipe, and if one has it of its lineage.
+
+    Where there is none, because it was deleted, or the model was trained elsewhere, a run of their
+    own is made for what is to be recorded; with `make` off the answer is None.
+    """
+    found = client.get_experiment_by_name(identity.recipe)
+    weights = f"tags.weights_sha256 = '{identity.weights_sha256}'"
+    order = ["start_time DESC"]
+    if found and (
+        runs := [*every(client.search_runs, [found.experiment_id], weights, order_by=order)]
+    ):
+        lineage = identity.lineage.items()
+        # of equals the first, which is the newest
+        return max(runs, key=lambda run: sum(run.data.tags.get(k) == v for k, v in lineage))
+    if not make:
+        return None
+    tags = {key: value for key, value in identity.lineage.items() if value}
+    tags |= {"weights_sha256": identity.weights_sha256, "mlflow.source.name": "nanogpt"}
+    name = f"results-{identity.weights_sha256[:8]}"
+    place = experiment(client, identity.recipe)
+    run = client.create_run(place, tags=tags, run_name=name)
+    client.set_terminated(run.info.run_id)
+    return run
+
+
 def record_evaluation(
-    client: "MlflowClient", weights_sha256: str, metrics: Mapping[str, float], text_sha256: str
+    client: "MlflowClient",
+    run: Any,
+    identity: Identity,
+    metrics: Mapping[str, float],
+    text_sha256: str,
 ) -> Outcome:
     """Record the scores of these weights; they become `champion` if they beat the one there is.
 
     Args:
+        run: as `run_of` found it.
         metrics: with `eval_bits_per_byte`, by which champions are chosen.
         text_sha256: of the text that was scored; only scores of the same text are compared.
 
     Raises:
-        UnknownWeights: no run made them.
-        Exception: MLflow does not answer.
+        Exception: MLflow does not answer, or refuses.
     """
-    run = _run(client, weights_sha256)
     run_id = run.info.run_id
-    version = _find(client, run_id, weights_sha256)
+    version = _version(client, run_id, identity)
     model_id = version and version.source.removeprefix("models:/")  # as `register` made it
     for key, value in metrics.items():
         if run.data.metrics.get(key) != value:
@@ -137,29 +185,25 @@ def record_evaluation(
     return outcome
 
 
-def record_text(client: "MlflowClient", weights_sha256: str, name: str, text: str) -> None:
-    """Keep a text with the run that made these weights, as the artifact `name`.
-
-    Raises:
-        UnknownWeights: no run made them.
-        Exception: MLflow does not answer.
-    """
-    client.log_text(_run(client, weights_sha256).info.run_id, text, name)
+def record_text(client: "MlflowClient", run: Any, name: str, text: str) -> None:
+    """Keep a text with a run, as the artifact `name`."""
+    client.log_text(run.info.run_id, text, name)
 
 
-def summary(weights_sha256: str) -> dict[str, Any]:
-    """What MLflow knows of these weights; empty if it does not answer.
+def summary(identity: Identity) -> dict[str, Any]:
+    """What MLflow knows of a model; empty if it knows nothing, or does not answer.
 
     Keys: `run_id`, `run` (its name), `tokens_per_second` (median), and for a registered model
     `name`, `version` and `aliases`.
     """
     try:
         client = connect()
-        run = _run(client, weights_sha256)
+        if (run := run_of(client, identity, make=False)) is None:
+            return {}
         known: dict[str, Any] = {"run_id": run.info.run_id, "run": run.info.run_name}
         if speeds := client.get_metric_history(run.info.run_id, "tokens_per_second"):
             known["tokens_per_second"] = statistics.median(point.value for point in speeds)
-        if found := _find(client, run.info.run_id, weights_sha256):
+        if found := _version(client, run.info.run_id, identity):
             version = client.get_model_version(found.name, found.version)  # a search has no aliases
             known |= {"name": found.name, "version": str(found.version), "aliases": version.aliases}
         return known
@@ -184,7 +228,7 @@ def decide(
             " so the two cannot be compared"
         )
     best = float(champion[SCORE])
-    if score < best:
+    if score < best or math.isnan(best):
         return True, f"{score:.4f} bits per byte beat the {best:.4f} of version {holder}"
     return False, f"version {holder} stays champion: {best:.4f} bits per byte, this one {score:.4f}"
 
@@ -244,7 +288,9 @@ def _gate(client: "MlflowClient", version: Any, score: float, text_sha256: str) 
     name, number = version.name, str(version.version)
     model = client.get_registered_model(name)
     holder = str(model.aliases.get("champion", ""))
-    if not holder:
+    if not math.isfinite(score):
+        promoted, reason = False, f"{score} bits per byte: no model of use has that"
+    elif not holder:
         promoted, reason = True, f"the first champion: {score:.4f} bits per byte"
     elif holder == number:
         promoted, reason = False, f"the champion already: {score:.4f} bits per byte"
@@ -264,18 +310,18 @@ def _gate(client: "MlflowClient", version: Any, score: float, text_sha256: str) 
     return Outcome(reason, promoted, name, number)
 
 
-def _run(client: "MlflowClient", weights_sha256: str) -> Any:
-    """The newest run that made these weights."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    weights = f"tags.weights_sha256 = '{weights_sha256}'"
-    runs = client.search_runs(experiments, weights, order_by=["start_time DESC"], max_results=1)
-    if not runs:
-        raise UnknownWeights(f"no run made the weights {weights_sha256[:12]}")
-    return runs[0]
+def _version(client: "MlflowClient", run_id: str, identity: Identity) -> Any:
+    """The newest version that a run registered of these weights, or that its recipe did, or None.
+
+    A version outlives its run, which somebody may have deleted.
+    """
+    weights = identity.weights_sha256
+    of_recipe = f"name = 'nanogpt-{identity.recipe}'"
+    return _newest(client, f"run_id = '{run_id}'", weights) or _newest(client, of_recipe, weights)
 
 
-def _find(client: "MlflowClient", run_id: str, weights_sha256: str) -> Any:
-    """The newest version that a run registered of these weights, or None."""
-    versions = client.search_model_versions(f"run_id = '{run_id}'")
-    same = [v for v in versions if v.tags.get("weights_sha256") == weights_sha256]
-    return max(same, key=lambda version: int(version.version), default=None)
+def _newest(client: "MlflowClient", query: str, weights_sha256: str) -> Any:
+    """The newest version of these weights among those of a query, or None."""
+    query += f" AND tags.weights_sha256 = '{weights_sha256}'"
+    found = every(client.search_model_versions, query)
+    return max(found, key=lambda version: int(version.version), default=None)

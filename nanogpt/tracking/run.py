@@ -12,7 +12,6 @@ metrics wait in the training's journal and go out with a later save, or from the
 
 import json
 import logging
-import os
 import threading
 import time
 import uuid
@@ -21,13 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt.common.errors import UserError
-from nanogpt.common.files import remove_folder, write_text
-from nanogpt.common.secrets import public
-from nanogpt.tracking import lineage, location
+from nanogpt.common.files import write_text
+from nanogpt.tracking import entries, lineage, location
+from nanogpt.tracking.client import connect, every
+from nanogpt.tracking.trouble import Trouble, explain
 from nanogpt.training import checkpoint, journal
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient as MlflowClient
+    from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Training:
     def open(self, client: "MlflowClient") -> str:
         """The run's id: it is found by its training's tag, or created."""
         about = self.about
-        experiment_id = _experiment(client, about["recipe"])
+        experiment_id = experiment(client, about["recipe"])
         found = client.search_runs([experiment_id], f"tags.training = '{about['training']}'")
         new = experiment_id, about["started"], about["tags"], about["name"]
         run = found[0] if found else client.create_run(*new)
@@ -134,10 +134,11 @@ class Run:
         self.name = str(self._training.about["name"])
         self.training = str(self._training.about["training"])  # its id
         self.seen = checkpoint.latest(folder)  # the step of the newest save that it has looked at
-        self._down = False  # MLflow did not answer when last asked
-        self._stopping = threading.Event()
         # what waits there of this training is in its journal too, and goes out from here
-        remove_folder(location.outbox() / f"training-{self.training}")
+        for entry in location.outbox().glob(f"training-{self.training}.*"):
+            entries.remove(entry)
+        self.trouble: Trouble | None = None  # what MLflow answered when last asked
+        self._stopping = threading.Event()
         # daemon: a server that hangs must not keep a finished training from ending
         self._thread = threading.Thread(target=self._follow, name="tracking", daemon=True)
         self._thread.start()
@@ -146,11 +147,11 @@ class Run:
         """Send no more, and wait for what is being sent: `timeout` seconds, or 2 if MLflow is down.
 
         Returns:
-            Whether MLflow answers, as far as is known.
+            Whether MLflow answers, as far as is known; if not, `trouble` may say why.
         """
         self._stopping.set()
-        self._thread.join(2 if self._down else timeout)
-        return not self._down and not self._thread.is_alive()
+        self._thread.join(2 if self.trouble else timeout)
+        return not self.trouble and not self._thread.is_alive()
 
     def _follow(self) -> None:
         """Send what each save covers, from the first on.
@@ -167,13 +168,14 @@ class Run:
                 rows = checkpoint.covered(self.folder)
                 connection = connection or _Connection(self._training)
                 self._training.send(connection.client, connection.run_id, rows)
-                self._down = False
+                self.trouble = None
             except UserError:
                 continue  # it was replaced while it was read: the next one covers more
             except Exception as error:
-                if not self._down:
-                    log.warning("metrics wait in %s: %s", self.folder, explain(error))
-                self._down = True
+                trouble = explain(error)
+                if not self.trouble:
+                    log.warning("metrics wait in %s: %s", self.folder, trouble)
+                self.trouble = trouble
                 if connection:  # its system metrics end with the first request that fails
                     connection.close()
                     connection = None
@@ -201,25 +203,8 @@ class _Connection:
         self._monitor.finish()
 
 
-def connect() -> "MlflowClient":
-    """A client of the tracking server, or of the database at the root.
-
-    Raises:
-        Exception: it does not answer, or not as it should.
-    """
-    for key, value in location.ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    uri = location.tracking_uri()
-    os.environ["MLFLOW_TRACKING_URI"] = uri  # parts of mlflow read it, whatever a client is told
-    from mlflow import MlflowClient
-
-    with location.prepared(uri):
-        client = MlflowClient()
-    client.search_experiments(max_results=1)  # a client alone asks nothing
-    return client
-
-
-def _experiment(client: "MlflowClient", recipe: str) -> str:
+def experiment(client: "MlflowClient", recipe: str) -> str:
+    """The id of a recipe's experiment, which is made if it is not there."""
     found = client.get_experiment_by_name(recipe)
     if found is None:
         place = location.artifact_location(location.tracking_uri(), recipe)
@@ -231,12 +216,12 @@ def _experiment(client: "MlflowClient", recipe: str) -> str:
 
 def _end_dead_runs(client: "MlflowClient", ours: Mapping[str, str]) -> None:
     """Trainings of this machine whose process was killed cannot say so themselves."""
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    experiments = [found.experiment_id for found in every(client.search_experiments)]
     query = f"attributes.status = 'RUNNING' AND tags.host = '{ours['host']}'"
-    for run in client.search_runs(experiments, f"{query} AND tags.training LIKE '%'"):
+    query += " AND tags.training LIKE '%'"
+    for run in [*every(client.search_runs, experiments, query)]:  # all before one of them changes
         tags, run_id = run.data.tags, run.info.run_id
-        alive = lineage.is_alive(int(tags["pid"]), float(tags["process_started"]))
-        if not alive and tags["training"] != ours["training"]:
+        if tags["training"] != ours["training"] and lineage.is_dead(tags):
             points = client.get_metric_history(run_id, "train_loss")
             end = max((point.timestamp for point in points), default=run.info.start_time)
             client.set_terminated(run_id, "KILLED", end)
@@ -287,8 +272,3 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, str(value)
-
-
-def explain(error: Exception) -> str:
-    """An error in one short line, without credentials: MLflow's can have a page."""
-    return f"{type(error).__name__}: {public(str(error).strip().partition(chr(10))[0])[:200]}"

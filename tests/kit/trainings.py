@@ -18,6 +18,7 @@ from nanogpt.formats.weights import save_model, weights_sha256
 from nanogpt.model import GPT
 from nanogpt.text import tokenizer
 from nanogpt.tracking import location, outbox
+from nanogpt.tracking.registry import Identity
 from nanogpt.tracking.run import Run, start
 from nanogpt.training import checkpoint
 from nanogpt.training.journal import Journal
@@ -62,7 +63,7 @@ def save(folder: Path, step: int) -> None:
             remove_folder(old)
 
 
-def begin(folder: Path, steps: int = 0, saved: int = 0, **tags: Any) -> Run:
+def begin(folder: Path, steps: int = 0, saved: int = 0, recipe: str = "plays", **tags: Any) -> Run:
     """Start a training's run, or go on with it from its newest save, and record the rest.
 
     Args:
@@ -73,7 +74,7 @@ def begin(folder: Path, steps: int = 0, saved: int = 0, **tags: Any) -> Run:
     covered = checkpoint.covered(folder)
     journal = Journal(folder / "journal.jsonl", covered or None)
     params = {"seed": 1, "train": {"learning_rate": 0.01, "steps": 8}}
-    run = start(folder, "plays", "0123456789abcdef", params, tags, DATASET)
+    run = start(folder, recipe, "0123456789abcdef", params, tags, DATASET)
     train(folder, journal, covered + 1, steps)
     if saved > covered:
         save(folder, saved)
@@ -114,6 +115,11 @@ def make_model(folder: Path, seed: int = 1) -> Path:
     return folder
 
 
+def identity(model: Path, recipe: str = "plays", **lineage: str) -> Identity:
+    """Which model a directory holds."""
+    return Identity(recipe, weights_sha256(model), lineage)
+
+
 def registration(model: Path, val_loss: float) -> dict[str, Any]:
     return {
         "weights_sha256": weights_sha256(model),
@@ -151,9 +157,9 @@ def everything(root: Path, model: Path) -> str:
     run = begin(root / "state", 8, saved=8)
     outbox.end(run, "FINISHED", model, registration(model, 2.0))
     shutil.rmtree(root / "state")
-    decision = outbox.evaluated(weights_sha256(model), SCORES, "text")
+    decision = outbox.evaluated(identity(model), SCORES, "text")
     (root / "samples.md").write_text("# Samples\n", encoding="utf-8")
-    outbox.sampled(weights_sha256(model), root / "samples.md")
+    outbox.sampled(identity(model), root / "samples.md")
     return decision
 
 

@@ -1,6 +1,7 @@
 """What MLflow is to be told arrives, once, whatever its server does; it is a real one."""
 
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.kit.trainings import (
     client,
     everything,
     finish,
+    identity,
     logged,
     runs,
     save,
@@ -50,7 +52,7 @@ def test_what_the_server_did_not_take_arrives_when_it_is_back(
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 4, warnings  # while it trains, at its end, `eval`, `sample`
     assert "`nanogpt sync`" in warnings[-1]
-    assert outbox.send_all() == 1
+    assert outbox.send_all() == os.EX_TEMPFAIL
     assert capsys.readouterr().out.count("waits: ") == 3
 
     front.mend()
@@ -97,7 +99,7 @@ def test_the_next_stage_sends_what_waits(front: Front, root: Path, model: Path) 
     everything(root, model)
     front.mend()
     (root / "samples.md").write_text("# Others\n", encoding="utf-8")
-    outbox.sampled(weights_sha256(model), root / "samples.md")
+    outbox.sampled(identity(model), root / "samples.md")
     assert waiting() == []
     check_everything(model)
 
@@ -145,9 +147,10 @@ def test_what_is_for_one_server_is_not_sent_to_another(
     finish(begin(root / "state", 8))
     front.mend()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
-    assert outbox.send_all() == 1
+    assert outbox.send_all() == outbox.REFUSED
     assert capsys.readouterr().out == (
-        f"training plays-01234567: waits: it is for {front.uri}; set MLFLOW_TRACKING_URI to that\n"
+        "training plays-01234567: refused:"
+        f" it is for {front.uri}; set MLFLOW_TRACKING_URI to that\n"
     )
     assert not any(b"password" in file.read_bytes() for file in root.rglob("*") if file.is_file())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
@@ -165,7 +168,7 @@ def test_scores_wait_for_the_training_that_made_the_weights(
     front.mend()
     with monkeypatch.context() as patch:
         patch.setattr(Training, "open", refuse)
-        assert outbox.send_all() == 1
+        assert outbox.send_all() == outbox.REFUSED
     assert waiting() == ["evaluation", "sample", "training"]
     assert outbox.send_all() == 0
     check_everything(model)
@@ -199,7 +202,7 @@ def test_stages_go_on_while_the_server_dies_and_comes_back(
     printed = stage(recipe, front.uri, recipe.command("train"))
     assert "MLflow does not answer, so training test-" in printed
     assert not list(recipe.data.glob("state/*")), "a finished training leaves no state"
-    assert "training test-" in stage(recipe, front.uri, sync, code=1)
+    assert "training test-" in stage(recipe, front.uri, sync, code=os.EX_TEMPFAIL)
     front.mend()
 
     recipe.change(download__corpus="text/*.txt", seed=2, train__steps=60, train__decay_steps=30)

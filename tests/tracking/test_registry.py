@@ -2,9 +2,12 @@
 
 import ast
 import json
+import math
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,20 +15,30 @@ from mlflow import MlflowClient
 
 from nanogpt.formats.weights import weights_sha256
 from nanogpt.tracking import outbox, registry
-from nanogpt.tracking.run import connect
-from tests.kit.trainings import PACKAGE, begin, client, make_model, registration, runs, waiting
+from nanogpt.tracking.client import connect, every
+from tests.kit.trainings import (
+    PACKAGE,
+    begin,
+    client,
+    identity,
+    make_model,
+    registration,
+    runs,
+    waiting,
+)
 
 
 def publish(folder: Path, model: Path, val_loss: float) -> str | None:
     """Train and register; returns the version."""
     outbox.end(begin(folder, 8, saved=8), "FINISHED", model, registration(model, val_loss))
-    version = registry.summary(weights_sha256(model)).get("version")
+    version = registry.summary(identity(model)).get("version")
     return None if version is None else str(version)
 
 
 def evaluate(model: Path, bits: float, text: str) -> registry.Outcome:
     scores = {"eval_loss": bits * 0.7, "eval_bits_per_byte": bits}
-    return registry.record_evaluation(connect(), weights_sha256(model), scores, text)
+    run = registry.run_of(connect(), identity(model))
+    return registry.record_evaluation(connect(), run, identity(model), scores, text)
 
 
 def test_a_model_is_registered_once(root: Path, model: Path) -> None:
@@ -60,7 +73,7 @@ def test_an_upload_that_failed_is_done_again(
 def test_the_same_weights_of_another_run_are_another_version(root: Path, model: Path) -> None:
     assert publish(root / "first", model, 2.0) == "1"
     assert publish(root / "second", model, 2.0) == "2"
-    known = registry.summary(weights_sha256(model))
+    known = registry.summary(identity(model))
     assert known["version"] == "2"
     assert known["aliases"] == ["candidate"]
     assert known["tokens_per_second"] == 1e5 + 4.5
@@ -103,10 +116,81 @@ def test_the_better_of_two_on_the_same_text_is_champion(root: Path, tmp_path: Pa
     assert ("eval_bits_per_byte", 2.4) in [(m.key, m.value) for m in model_metrics]
 
 
-def test_weights_that_no_run_made(root: Path) -> None:
-    decision = outbox.evaluated("0" * 64, {"eval_bits_per_byte": 2.0}, "text")
-    assert decision == "given up: no run made the weights 000000000000"
+def test_results_belong_to_the_model_of_their_recipe_and_lineage(root: Path, model: Path) -> None:
+    for recipe, tokens in (("plays", "a"), ("plays", "b"), ("poems", "a")):
+        run = begin(root / f"{recipe}-{tokens}", 4, recipe=recipe, tokens_sha256=tokens)
+        told = registration(model, 2.0) | {"tags": {"tokens_sha256": tokens}}
+        outbox.end(run, "FINISHED", model, told)
+    bits = {("plays", "a"): 2.1, ("plays", "b"): 2.2, ("poems", "a"): 2.3}
+    for (recipe, tokens), value in bits.items():
+        scores = {"eval_bits_per_byte": value}
+        outbox.evaluated(identity(model, recipe, tokens_sha256=tokens), scores, "text")
+    found = {
+        (client().get_experiment(run.info.experiment_id).name, run.data.tags["tokens_sha256"]): run
+        for run in runs()
+    }
+    assert {key: run.data.metrics["eval_bits_per_byte"] for key, run in found.items()} == bits
+    for (recipe, tokens), value in bits.items():
+        versions = client().search_model_versions(f"name = 'nanogpt-{recipe}'")
+        (version,) = [v for v in versions if v.tags["tokens_sha256"] == tokens]
+        assert version.tags["eval_bits_per_byte"] == str(value)
+        assert version.run_id == found[recipe, tokens].info.run_id
+    champions = [client().get_registered_model(f"nanogpt-{n}").aliases for n in ("plays", "poems")]
+    assert [int(aliases["champion"]) for aliases in champions] == [1, 1]
+
+
+def test_scores_outlive_a_run_that_was_deleted(root: Path, model: Path) -> None:
+    publish(root / "state", model, 2.0)
+    (made,) = runs()
+    client().delete_run(made.info.run_id)
+    scores = {"eval_bits_per_byte": 2.5}
+    decision = outbox.evaluated(identity(model, tokens_sha256="d"), scores, "text")
+    assert decision == "the first champion: 2.5000 bits per byte"
+    outbox.sampled(identity(model), model / "config.json")
+    (own,) = runs()
+    assert own.data.metrics == scores
+    assert own.info.status == "FINISHED"
+    assert [file.path for file in client().list_artifacts(own.info.run_id)] == ["config.json"]
+    assert registry.summary(identity(model))["aliases"] == ["candidate", "champion"]
     assert waiting() == []
+
+
+def test_scores_of_a_model_that_was_trained_elsewhere_are_kept(root: Path) -> None:
+    strange = registry.Identity("plays", "0" * 64)
+    assert registry.summary(strange) == {}
+    decision = outbox.evaluated(strange, {"eval_bits_per_byte": 2.0}, "text")
+    assert decision == "the weights are not registered, so there is nothing to promote"
+    (own,) = runs()
+    assert own.data.metrics == {"eval_bits_per_byte": 2.0}
+    assert waiting() == []
+
+
+def fill(database: Path, table: str, rows: int, **values: str) -> None:
+    """Add many rows to a table of MLflow's; `{}` in a value is their number."""
+    names, marks = ", ".join(values), ", ".join("?" * len(values))
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.executemany(
+            f"INSERT INTO {table} ({names}) VALUES ({marks})",
+            [[value.format(row) for value in values.values()] for row in range(rows)],
+        )
+
+
+def test_what_is_not_on_the_first_page_is_found(root: Path, model: Path) -> None:
+    assert publish(root / "state", model, 2.0) == "1"
+    newer = {"lifecycle_stage": "active", "creation_time": "9{:013}"}  # these are listed first
+    fill(root / "mlflow.db", "experiments", 1200, name="other {}", **newer)
+    assert len(client().search_experiments()) == 1000
+    assert len([*every(client().search_experiments)]) > 1200
+    assert evaluate(model, 2.0, "text").version == "1"
+    assert registry.summary(identity(model))["version"] == "1"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_score_that_is_no_number_wins_nothing(value: float) -> None:
+    promoted, _ = registry.decide(value, "text", "1", {registry.TEXT: "text", registry.SCORE: "2"})
+    assert not promoted
+    nan = {registry.TEXT: "text", registry.SCORE: str(value)}
+    assert registry.decide(2.0, "text", "1", nan)[0]
 
 
 SERVE = """

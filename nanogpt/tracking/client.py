@@ -1,0 +1,86 @@
+"""A client of MLflow, asked before the work whether it is of use, and for all pages of a list."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from nanogpt.common.errors import UserError
+from nanogpt.tracking import location
+from nanogpt.tracking.trouble import explain
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient as MlflowClient
+
+CHECK_SECONDS = 5  # for a server's answer, before a training; one that is slow is asked later
+
+
+def connect() -> "MlflowClient":
+    """A client of the tracking server, or of the database at the root.
+
+    Raises:
+        Exception: it does not answer, or not as it should; `trouble.explain` says which.
+    """
+    for key, value in location.ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    os.environ |= location.direct()
+    uri = location.tracking_uri()
+    os.environ["MLFLOW_TRACKING_URI"] = uri  # parts of mlflow read it, whatever a client is told
+    from mlflow import MlflowClient
+
+    with location.prepared(uri):
+        client = MlflowClient()
+    client.search_experiments(max_results=1)  # a client alone asks nothing
+    return client
+
+
+def usable() -> "MlflowClient":
+    """A client for a command that is of no use without one.
+
+    Raises:
+        UserError: why there is none.
+    """
+    try:
+        return connect()
+    except Exception as error:
+        raise UserError(f"MLflow at {location.address()}: {explain(error)}") from None
+
+
+def check() -> None:
+    """Find out before the work what MLflow would refuse after it.
+
+    A local database costs nothing to look at. A server is asked, for as long as its answer takes,
+    but no more than CHECK_SECONDS; one that is down or slow is no reason not to begin.
+
+    Raises:
+        UserError: what no waiting helps: a wrong password, a database of another version.
+    """
+    uri = location.tracking_uri()
+    if uri.startswith(location.SQLITE):
+        location.check(uri)
+        return
+    found: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            connect()
+        except Exception as error:
+            found.append(error)
+
+    asking = threading.Thread(target=ask, name="check", daemon=True)
+    asking.start()
+    asking.join(CHECK_SECONDS)
+    for error in found:
+        if not (trouble := explain(error)).passing:
+            raise UserError(f"MLflow at {location.address()} would refuse this: {trouble}")
+
+
+def every(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
+    """All results of a search of MLflow's, page after page."""
+    token = None
+    while True:
+        page = search(*arguments, **options, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
