@@ -8,7 +8,6 @@ Losses are nats a token, and tokens differ from model to model: bits per byte ca
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.graph import RecipeError, dvc_environment, root
+from pipelines.graph import RecipeError, root
 from pipelines.new import create, name_for, seen_from_root
+from pipelines.run import telling_on, wait_for
 
 LIKE = Path("pipelines/baseline")
 BASES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m")
@@ -61,9 +61,7 @@ def score(base: str, corpus: str) -> dict[str, Any] | None:
     given = {"download.base": base, "download.corpus": corpus}
     changes = {key: seen_from_root(text) for key, text in given.items()}
     recipe = create(name, root() / LIKE, changes)
-    command = [sys.executable, "-m", "dvc", "repro", f"{recipe}/dvc.yaml"]
-    done = subprocess.run(command, cwd=root(), env=dvc_environment())
-    if done.returncode:
+    if wait_for("-m", "dvc", "repro", f"{recipe}/dvc.yaml", folder=root()):
         if new and not (folder / "dvc.lock").exists():
             shutil.rmtree(folder)  # no stage came to its end
         return None
@@ -74,4 +72,5 @@ def score(base: str, corpus: str) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with telling_on():
+        sys.exit(main())

@@ -21,13 +21,18 @@ from types import FrameType
 import psutil
 from dvc.cli import main as dvc
 
+from pipelines.graph import dvc_environment
+
 TELL_SECONDS = 1  # DVC may have started another stage in the meantime
 PUBLISHED = "NANOGPT_PUBLISHED"  # names a file that the train stage makes where it published
 
 
 @contextmanager
 def telling_on() -> Iterator[None]:
-    """Send SIGTERM and SIGHUP on to all that runs below, and end with 143 or 129 after it."""
+    """Send SIGTERM and SIGHUP on to what runs below, and end with 143 or 129 after all of it.
+
+    Ctrl-C, which a terminal sends to all of them, ends this with 130 once it is no longer ignored.
+    """
     told: list[int] = []
     family: set[psutil.Process] = set()
 
@@ -48,6 +53,8 @@ def telling_on() -> Iterator[None]:
             signal.signal(number, hear)
     try:
         yield
+    except KeyboardInterrupt:
+        sys.exit(130)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         if told:
@@ -81,12 +88,22 @@ def join(recipe: Path) -> int:
     return int(dvc(["commit", "--force", f"{recipe}/dvc.yaml:train"]))
 
 
-def wait_for(*words: str) -> int:
-    """Run python with these words; its exit code. Ctrl-C is for it, and not for this process."""
-    with subprocess.Popen([sys.executable, *words]) as process:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def wait_for(*words: str, folder: Path | None = None) -> int:
+    """Run python with these words, and wait for its end, however often Ctrl-C is pressed.
+
+    Returns:
+        Its exit code.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; it has ended since.
+    """
+    pressed: list[int] = []
+    with subprocess.Popen([sys.executable, *words], cwd=folder, env=dvc_environment()) as process:
+        before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
         code = process.wait()
         signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
     return code if code >= 0 else 128 - code
 
 
@@ -95,11 +112,9 @@ def main() -> None:
     parser.add_argument("action", choices=["repro", "join"])
     parser.add_argument("recipe", type=Path, help="its folder, seen from the repository's root")
     args = parser.parse_args()
-    try:
-        with telling_on():
-            sys.exit({"repro": repro, "join": join}[args.action](args.recipe))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    os.environ.update(dvc_environment())
+    with telling_on():
+        sys.exit({"repro": repro, "join": join}[args.action](args.recipe))
 
 
 if __name__ == "__main__":

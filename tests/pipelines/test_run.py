@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -64,6 +65,29 @@ def test_a_signal_reaches_the_stage_and_is_seen_after_it_has_saved(
     assert "Traceback" not in said
     assert "Running stage 'second'" not in said
     assert json.loads((tmp_path / ".dvc" / "tmp" / "rwlock").read_text()) == {}
+
+
+def test_ctrl_c_waits_for_what_has_to_save_and_starts_nothing_more(tmp_path: Path) -> None:
+    (tmp_path / "first.py").write_text(SAVES.replace("signal.SIGHUP", "signal.SIGINT"))
+    two = (
+        "from pipelines.run import telling_on, wait_for\n"
+        "with telling_on():\n    for _ in range(2):\n        wait_for('first.py')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", two]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        eventually((tmp_path / "pid").exists, "the first one's start")
+        first = (tmp_path / "pid").read_text()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == b""
+    assert (tmp_path / "saved").exists()
+    assert (tmp_path / "pid").read_text() == first
 
 
 @pytest.mark.slow

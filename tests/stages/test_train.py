@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from mlflow import MlflowClient
 
-from nanogpt.common import states
 from nanogpt.formats.weights import weights_sha256
 from tests.kit.left_behind import everything, tracked
 from tests.kit.recipes import Recipe
@@ -124,23 +122,14 @@ def test_until_the_lock_holds_it_a_result_is_published_again(
     recipe = new_recipe("finished")
     recipe.run("train")
     files, told = everything(recipe), tracked(recipe)
-    outs = [recipe.data / name for name in ("curves", "model", "train.json")]
-    locked = {
-        "outs": [
-            {"path": f"data/test/{out.name}", "hash": "md5", "md5": states.dvc_md5(out)}
-            for out in outs
-        ]
-    }
-    for folder in outs[:2]:
-        shutil.rmtree(folder)
-    outs[2].unlink()  # as DVC does
+    for name in ("curves", "model"):
+        shutil.rmtree(recipe.data / name)
+    (recipe.data / "train.json").unlink()  # as DVC does
     printed = recipe.run("train")
     assert "has been trained to its end: publishing it again" in printed
     assert " steps of " not in printed
     assert everything(recipe) == files
     assert tracked(recipe) == told
-    (recipe.folder / "dvc.lock").write_text(yaml.safe_dump({"stages": {"train": locked}}))
-    assert " steps of " in recipe.run("train")
 
 
 def test_a_second_training_of_the_same_model_waits_its_turn(
@@ -187,7 +176,7 @@ def test_stopped_by_a_signal_it_saves_that_very_step(
     assert run.info.status == "FINISHED"
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_it_saves_and_stops_when_who_waits_for_it_is_killed(
     new_recipe: Callable[..., Recipe], processes: int
 ) -> None:
