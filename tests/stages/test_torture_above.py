@@ -124,7 +124,8 @@ def stop(folder: Path, who: str, seam: str, number: int, dice: random.Random) ->
         (signal.SIGTERM, [("make", "training"), ("dvc", "between the end and the lock")]),
         pytest.param(signal.SIGTERM, CASES, marks=pytest.mark.torture),
         pytest.param(signal.SIGKILL, CASES, marks=pytest.mark.torture),
-        pytest.param(signal.SIGHUP, CASES[:2], marks=pytest.mark.torture),
+        # make waits for the whole run after it; a terminal tells all of them
+        pytest.param(signal.SIGHUP, [("dvc", "training")], marks=pytest.mark.torture),
     ],
 )
 def test_who_waits_for_a_training_may_be_stopped_at_any_seam(
