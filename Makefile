@@ -13,7 +13,7 @@ VENV := .venv
 # the shell, where neither make nor the shell reads anything into it.
 TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE
 $(foreach name,$(TYPED),$(if $(filter command,$(firstword $(origin $(name)))),,$(eval $(name) :=)))
-unexport $(TYPED) RECIPE LIKE PYTHON VENV
+unexport $(TYPED) RECIPE LIKE PYTHON VENV PYTHONSAFEPATH
 $(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(name))))
 # $(call given,option,NAME) is --option=<what NAME is>, or nothing; $(call flag,…) for yes and no
 given = $(if $(value $2),--$1="$$TYPED_$2")
@@ -24,6 +24,7 @@ repro = exec python -m pipelines.run repro -- "$1"
 # `nanogpt`, but also where this folder was moved and the scripts in .venv/bin still name the old one
 nanogpt = python -m nanogpt.commands
 
+ready := nanogpt.common.ready
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
@@ -169,7 +170,7 @@ place:
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if \
 	  (3, 11) <= v <= (3, 13) else "Python 3.11, 3.12 or 3.13 is needed, and %s is %d.%d;" \
 	  " name one: make PYTHON=python3.12" % ((sys.executable,) + v))'
-	@$(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m nanogpt.common.ready
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m $(ready),$(PYTHON) -m $(ready) $(VENV))
 
 $(READY): requirements.lock pyproject.toml | place
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)

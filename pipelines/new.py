@@ -46,6 +46,12 @@ def create(name: str, like: Path, changes: Mapping[str, Any]) -> Path:
             f"{name!r} cannot name a recipe; give a NAME of letters, digits, _ -, up to 100"
         )
     folder = Path("pipelines", name)
+    for other in (root() / "pipelines").iterdir():
+        if other.name != name and other.name.lower() == name.lower():
+            raise RecipeError(
+                f"{name!r} differs from pipelines/{other.name} in capitals alone, and some disks"
+                " cannot tell these apart; give another NAME"
+            )
     if (root() / folder / "params.yaml").exists():
         _check_same(folder, changes)
         return folder

@@ -6,6 +6,7 @@ Every stage and every command asks too. What can be put right is put right for t
 those that it starts; what cannot is told at once, and not after the work that it makes useless.
 """
 
+import errno
 import getpass
 import os
 import re
@@ -15,12 +16,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from configparser import ConfigParser
 from configparser import Error as NotIni
+from contextlib import suppress
 from pathlib import Path
 
 from nanogpt.common.errors import UserError
 from nanogpt.common.place import root
 
 ROOM = 100 << 20  # bytes: less holds no recipe's results
+PACKAGES, WHEELS = 3 << 30, 1 << 30  # bytes: with a CPU's torch the packages take 2.3 GiB
 # in MLflow %41 becomes A, a ? ends the path, and a quote ends a word of SQL; a colon ends a folder
 # of the search path, where `python` would then be another one
 ODD = r"%[0-9A-Fa-f]{2}|[?:'\\\x00-\x1f\x7f]"
@@ -146,9 +149,9 @@ def _disk(place: Path, _: Path) -> Iterator[str]:
         with tempfile.TemporaryFile(dir=place) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a training and the outbox
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # DVC and MLflow's database
-    except PermissionError:
-        return  # said above
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return  # said above
         yield (
             f"a file in {place} cannot be made and locked ({error.strerror}): two programs could"
             " write into one file; move the folder to a local disk, or mount this one with locks"
@@ -173,12 +176,28 @@ RULES: tuple[Rule, ...] = (_path, _temporary)
 WRITING: tuple[Rule, ...] = (_links, _writable, _disk)
 
 
+def _installation(place: Path, _: Path) -> Iterator[str]:
+    """Room for the packages: pip fetches all of them before it finds that they do not fit."""
+    target = place / sys.argv[1]
+    folders = {next(f for f in (target, *target.parents) if f.exists()): PACKAGES}
+    with suppress(FileNotFoundError):  # said above
+        folders.setdefault(Path(tempfile.gettempdir()), WHEELS)
+    for folder, needed in folders.items():
+        if (free := shutil.disk_usage(folder).free) < needed:
+            yield (
+                f"{folder} has {free >> 20:,} MiB left, and the packages need {needed >> 20:,} MiB"
+                " there, or several times that where torch brings CUDA; make room, or name another"
+                + (" folder in VENV" if needed == PACKAGES else " folder in TMPDIR")
+            )
+
+
 def main() -> None:
-    """Ask all of it, as make does before there is an environment."""
+    """Ask all of it, as make does; an argument is the folder of an environment to be made."""
     try:
         check_system()
         # DVC has asked for git itself by the time that it runs a stage
-        _refuse((_git, *RULES, *WRITING), Path("data"))
+        first = (_installation,) if sys.argv[1:] else ()
+        _refuse((_git, *RULES, *WRITING, *first), Path("data"))
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from nanogpt.common import groups
+from nanogpt.common import groups, ready
 from nanogpt.common.errors import UserError
 from nanogpt.common.ready import check, main, put_right
 from tests.kit.recipes import ROOT
@@ -148,9 +149,36 @@ def test_no_folder_for_temporary_files(place: Path, monkeypatch: pytest.MonkeyPa
     assert "name a folder that can be written in TMPDIR" in refused(None)
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "says"),
+    [
+        ("ROOM", ["ready"], "make room: 100 MiB are the least"),
+        ("ROOM", ["ready"], "for temporary files, has"),
+        ("PACKAGES", ["ready", "new/venv"], "MiB there, or several times that"),
+        ("PACKAGES", ["ready"], ""),  # there is an environment
+        ("WHEELS", ["ready", "new/venv"], "or name another folder in TMPDIR"),
+    ],
+)
+def test_too_little_room_is_said_before_it_is_filled(
+    place: Path,
+    name: str,
+    words: list[str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (place / ".git").mkdir()
+    monkeypatch.setattr(ready, name, 1 << 60)
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) if says else nullcontext():
+        main()
+    assert says in capsys.readouterr().err
+
+
 def test_make_asks_for_a_repository(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "argv", ["ready"])
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(place.parent))
     with pytest.raises(SystemExit) as ended:
         main()

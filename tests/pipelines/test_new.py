@@ -196,6 +196,7 @@ def test_a_folder_of_a_similar_name_stays(repository: Path) -> None:
         ("shakespeare", LIKE, {}, "data/shakespeare is where params.yaml writes"),
         ("v1.2", LIKE, {}, "'v1.2' cannot name a recipe"),
         ("other", LIKE, {}, "pipelines/other is there already, and is no recipe"),
+        ("OTHER", LIKE, {}, "'OTHER' differs from pipelines/other in capitals alone"),
     ],
 )
 def test_what_cannot_be_made(
