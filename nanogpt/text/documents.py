@@ -19,10 +19,7 @@ from nanogpt.common.manifest import File
 
 PIECE = 1 << 21  # bytes of a .jsonl in one piece
 MARK = b"\xef\xbb\xbf"  # the byte order mark in UTF-8
-MEND = (
-    "; mend it, or the file that it is a copy of, and run the download stage again:"
-    " `dvc repro --force --single-item download`"
-)
+MEND = "; mend it, or the file that it is a copy of, and run the same command again"
 NAME = "; name the right one in download.text_field"
 KINDS = {  # how files begin that are no text
     b"\xff\xfe": "UTF-16: `iconv -f UTF-16 -t UTF-8`",

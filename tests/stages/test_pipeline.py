@@ -200,8 +200,13 @@ def test_there_is_no_model_yet(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(b"", "empty"), (b"To be", "too few"), (b"To be\xff", "UTF-8")],
-    ids=["empty", "shorter than the context", "not UTF-8"],
+    [
+        (b"", "empty"),
+        (b"To be", "too few"),
+        (b"To be\xff", "UTF-8"),
+        ("שלום עולם\n".encode() * 99, "train: sample.prompt: 'R' (U+0052) at position 0"),
+    ],
+    ids=["empty", "shorter than the context", "not UTF-8", "another alphabet"],
 )
 def test_a_corpus_that_is_none(tmp_path: Path, content: bytes, says: str) -> None:
     recipe = Recipe(tmp_path / "bad", download__corpus="text.txt", tokenize__test=0.0)
@@ -214,3 +219,4 @@ def test_a_corpus_that_is_none(tmp_path: Path, content: bytes, says: str) -> Non
             break
     assert process.returncode == 2
     assert says in printed
+    assert not (recipe.data / "state").exists()

@@ -89,7 +89,7 @@ def test_refused(tmp_path: Path, name: str, content: str | bytes, says: str) -> 
     with pytest.raises(UserError) as caught:
         read(tmp_path, name, content)
     assert says in str(caught.value)
-    mend = "name the right one in download.text_field", "dvc repro --force --single-item download"
+    mend = "name the right one in download.text_field", "run the same command again"
     assert str(caught.value).count(mend[0]) + str(caught.value).count(mend[1]) == 1
 
 
