@@ -18,8 +18,9 @@ from nanogpt.common.plain_yaml import read_yaml
 from nanogpt.common.secrets import holds_secret
 from nanogpt.common.section import Section, mistakes
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, le=2**53)]
+Size = Annotated[int, Field(ge=1, le=2**24)]  # the square of a larger one is no number of bytes
+Count = Annotated[int, Field(ge=0, le=2**53)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -67,7 +68,7 @@ class Tokenize(Section):
 class Window(Section):
     """The keys of a model whose shape comes with its base."""
 
-    context: Positive
+    context: Size
     dropout: Share
 
     @classmethod
@@ -79,11 +80,11 @@ class Window(Section):
 
 class Model(Window):
     architecture: Literal["gpt2", "llama", "qwen3"]
-    n_layer: Positive
-    n_head: Positive
-    n_kv_head: Positive
-    n_embd: Positive
-    n_inner: Positive
+    n_layer: Annotated[int, Field(ge=1, le=1000)]
+    n_head: Size
+    n_kv_head: Size
+    n_embd: Size
+    n_inner: Size
     bias: bool
     tied: bool
 
@@ -109,14 +110,14 @@ class Model(Window):
 class Lora(Section):
     """Low-rank adapters (Hu et al. 2021), named as peft names them."""
 
-    rank: Positive
+    rank: Size
     alpha: Rate
     targets: Literal["all-linear"] | Annotated[list[Name], Field(min_length=1)]
 
 
 class Train(Section):
     steps: Count
-    batch_size: Positive
+    batch_size: Size
     optimizer: Literal["muon", "adamw"]
     learning_rate: Rate
     muon_learning_rate: Rate
@@ -158,8 +159,8 @@ class Train(Section):
 class Sample(Section):
     prompt: str
     prompt_file: Name | None
-    samples: Positive
-    tokens: Positive
+    samples: Size
+    tokens: Size
     temperature: Annotated[float, Field(ge=0)]
     top_k: Positive | None
     top_p: Annotated[float, Field(gt=0, le=1)] | None
@@ -178,13 +179,13 @@ class Machine(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     compile: Auto | bool
-    processes: Auto | Positive
+    processes: Auto | Size
     parallel: Literal["auto", "ddp", "fsdp"]
-    nodes: Positive | Annotated[str, Field(pattern="^[1-9][0-9]*:[1-9][0-9]*$")]
+    nodes: Size | Annotated[str, Field(pattern="^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$")]
     rendezvous: Annotated[str, Field(pattern="^[^:]+:[0-9]+$")] | None
-    micro_batch: Auto | Positive
+    micro_batch: Auto | Size
     activation_checkpointing: bool
-    threads: Auto | Positive
+    threads: Auto | Size
 
     @property
     def machines(self) -> tuple[int, int]:

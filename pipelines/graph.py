@@ -66,7 +66,7 @@ def stages(recipe: str | Path = ".") -> list[Stage]:
         try:
             known = repo.index.stages  # in the order of the files, which the graph forgets
             graph = get_active_graph(repo.index.graph)
-        except DvcException as error:
+        except (DvcException, ValueError) as error:  # ValueError: such as a date of a 13th month
             raise RecipeError(f"{error}; `dvc status` says where") from error
         wanted = [stage for stage in known if Path(stage.path) == file]
         if not wanted:

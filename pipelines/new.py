@@ -26,6 +26,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from pipelines.graph import RecipeError, root
 
+NOT_YAML = (YAMLError, ValueError, RecursionError)  # such as a 13th month, brackets in brackets
 OWN = {"root", "params", "data"}
 HEAD = "# Made from {}; the default recipe explains the keys.\n\n"
 
@@ -182,26 +183,32 @@ def _is_text(word: str) -> bool:
 
 
 def _values(file: Path) -> dict[str, Any]:
-    values = _load(YAML(typ="safe", pure=True), file, file.read_text(encoding="utf-8"))
+    values = _load(YAML(typ="safe", pure=True), file, _text(file))
     return values if isinstance(values, dict) else {}
 
 
 def _without_head(file: Path) -> Any:
     """Settings with their comments, but for the words on the recipe above its first key."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        raise RecipeError(f"{file.parent} is not a recipe's folder: no params.yaml") from None
+    text = _text(file)
     first = re.search(r"^root:", text, re.MULTILINE)
     if not first:
         raise RecipeError(f"{file} has no `root:`, which is a recipe's first key")
     return _load(YAML(), file, text[first.start() :])
 
 
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise RecipeError(f"{file.parent} is not a recipe's folder: no params.yaml") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file} is not UTF-8 at byte {error.start}") from None
+
+
 def _load(yaml: YAML, file: Path, text: str) -> Any:
     try:
         return yaml.load(text)
-    except YAMLError as error:
+    except NOT_YAML as error:
         raise RecipeError(f"{file} is not valid YAML: {error}") from None
 
 
@@ -224,7 +231,7 @@ def _pair(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form KEY=VALUE")
     try:
         return key, YAML(typ="safe", pure=True).load(value)
-    except YAMLError:
+    except NOT_YAML:
         raise argparse.ArgumentTypeError(f"{key}: {value!r} is not valid YAML") from None
 
 

@@ -66,6 +66,10 @@ def edited(tmp_path: Path, **changes: object) -> Path:
             {"train__batch_size": 3, "machine__nodes": "1:4", "machine__rendezvous": "a:1"},
             ["train.batch_size: it is less than the 4 processes"],
         ),
+        ({"model__n_embd": 4 * 10**9}, ["model.n_embd: 4000000000", "less than or equal to"]),
+        ({"model__n_layer": 10**6}, ["less than or equal to 1000"]),
+        ({"train__steps": 2**70}, ["train.steps: 1180591620717411303424", "less than or"]),
+        ({"machine__nodes": "1:99999", "machine__rendezvous": "a:1"}, ["machine.nodes: '1:99999'"]),
         ({"sample__prompt": "a ${seed} b"}, ["sample.prompt: 'a ${seed} b'", "prompt_file"]),
     ],
 )

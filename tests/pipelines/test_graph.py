@@ -97,6 +97,12 @@ def test_data_added_to_dvc_is_no_stage(repository: Path) -> None:
     assert [stage.name for stage in stages()] == ["first", "middle", "last"]
 
 
+def test_a_date_that_is_none_is_one_message(repository: Path) -> None:
+    Path("params.yaml").write_text("word: 2020-13-01\n")
+    with pytest.raises(RecipeError, match="month must be in"):
+        stages()
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [

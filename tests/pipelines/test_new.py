@@ -209,11 +209,17 @@ def test_what_cannot_be_made(
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("code: x\n", "has no `root:`"), ("root: [\n", "is not valid YAML")]
+    ("text", "says"),
+    [
+        ("code: x\n", "has no `root:`"),
+        ("root: [\n", "is not valid YAML"),
+        ("root: 2020-13-01\n", "is not valid YAML: month must be in 1..12"),
+        ("root: \xff\n", "is not UTF-8 at byte 6"),
+    ],
 )
 def test_a_recipe_that_is_none(repository: Path, text: str, says: str) -> None:
     Path("other").mkdir()
-    Path("other/params.yaml").write_text(text)
+    Path("other/params.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(RecipeError, match=f"other/params.yaml {says}"):
         create("mine", Path("other"), {})
 
