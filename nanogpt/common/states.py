@@ -6,6 +6,7 @@ the next `dvc repro` finds nothing left to train, and publishes the same again.
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -63,7 +64,7 @@ def _held(lock: Path) -> dict[str, str]:
     """The hashes of what `train` wrote, as they stand in a dvc.lock."""
     try:
         stages = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8"))["stages"]
-        return {out["path"]: out["md5"] for out in stages["train"]["outs"]}
+        return {os.path.normpath(out["path"]): out["md5"] for out in stages["train"]["outs"]}
     except (OSError, UnicodeDecodeError, YAMLError, KeyError, TypeError):
         return {}  # there is none, or none that DVC could read
 

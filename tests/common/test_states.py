@@ -34,7 +34,8 @@ def data(tmp_path: Path) -> Path:
 def lock(data: Path, **changes: Any) -> dict[str, Any]:
     """A dvc.lock that holds the result, with changes."""
     hashes = {name: states.dvc_md5(data / name) for name in ("curves", "train.json")} | changes
-    outs = [{"path": f"data/{name}", "hash": "md5", "md5": md5} for name, md5 in hashes.items()]
+    # `data: ./data` in params.yaml
+    outs = [{"path": f"./data/{name}", "hash": "md5", "md5": md5} for name, md5 in hashes.items()]
     outs.append({"path": "data/model", "hash": "md5", "md5": "0.dir"})
     return {"schema": "2.0", "stages": {"train": {"cmd": "train", "outs": outs}}}
 
