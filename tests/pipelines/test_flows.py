@@ -246,11 +246,13 @@ def test_a_stage_stops_when_who_waits_for_it_is_killed(
     with slow_flow(str(get_current_settings().api.url), FOLLOWS) as (command, (dvc, stage)):
         flow = psutil.Process(command.pid).children()[0]
         {"command": command, "flow": flow, "dvc": dvc}[who].kill()
-        psutil.wait_procs([stage, flow], timeout=120)
+        psutil.wait_procs([stage], timeout=60)
         assert not stage.is_running()
-        assert not flow.is_running()
         assert Path("interrupted").exists()
-        assert command.wait() != 0
+        if who != "dvc":  # which may be tried again
+            psutil.wait_procs([flow], timeout=120)
+            assert not flow.is_running()
+            assert command.wait() != 0
 
 
 @pytest.mark.slow
