@@ -10,13 +10,17 @@ false or empty); else it is refused by name. A feature that this project lacks i
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nanogpt.architecture import GPTConfig, RopeScaling
 from nanogpt.common.errors import UserError
-from nanogpt.settings import Positive, Rate, Share
+from nanogpt.settings import Rate, Share
+
+# what is larger is no model, and would stop a later step for want of memory
+Size = Annotated[int, Field(gt=0, lt=1 << 24)]
+Layers = Annotated[int, Field(gt=0, lt=1 << 12)]
 
 
 class _Keys(BaseModel):
@@ -26,12 +30,12 @@ class _Keys(BaseModel):
 
 
 class _GPT2(_Keys):
-    vocab_size: Positive = 50257
-    context: Positive = Field(1024, alias="n_positions")
-    n_layer: Positive = 12
-    n_head: Positive = 12
-    n_embd: Positive = 768
-    n_inner: Positive | None = None
+    vocab_size: Size = 50257
+    context: Size = Field(1024, alias="n_positions")
+    n_layer: Layers = 12
+    n_head: Size = 12
+    n_embd: Size = 768
+    n_inner: Size | None = None
     tied: bool = Field(True, alias="tie_word_embeddings")
     bias: bool = True  # a key of our own, for nanoGPT's models without biases
     dropout: Share = Field(0.1, alias="resid_pdrop")
@@ -45,14 +49,14 @@ class _GPT2(_Keys):
 
 
 class _Llama(_Keys):
-    vocab_size: Positive = 32000
-    context: Positive = Field(2048, alias="max_position_embeddings")
-    n_layer: Positive = Field(32, alias="num_hidden_layers")
-    n_head: Positive = Field(32, alias="num_attention_heads")
-    n_kv_head: Positive | None = Field(None, alias="num_key_value_heads")
-    n_embd: Positive = Field(4096, alias="hidden_size")
-    n_inner: Positive = Field(11008, alias="intermediate_size")
-    head_dim: Positive | None = None
+    vocab_size: Size = 32000
+    context: Size = Field(2048, alias="max_position_embeddings")
+    n_layer: Layers = Field(32, alias="num_hidden_layers")
+    n_head: Size = Field(32, alias="num_attention_heads")
+    n_kv_head: Size | None = Field(None, alias="num_key_value_heads")
+    n_embd: Size = Field(4096, alias="hidden_size")
+    n_inner: Size = Field(11008, alias="intermediate_size")
+    head_dim: Size | None = None
     tied: bool = Field(False, alias="tie_word_embeddings")
     dropout: Share = Field(0.0, alias="attention_dropout")
     norm_eps: Rate = Field(1e-6, alias="rms_norm_eps")
@@ -65,11 +69,11 @@ class _Llama(_Keys):
 
 
 class _Qwen3(_Llama):
-    vocab_size: Positive = 151936
-    context: Positive = Field(32768, alias="max_position_embeddings")
-    n_inner: Positive = Field(22016, alias="intermediate_size")
-    n_kv_head: Positive | None = Field(32, alias="num_key_value_heads")
-    head_dim: Positive | None = 128
+    vocab_size: Size = 151936
+    context: Size = Field(32768, alias="max_position_embeddings")
+    n_inner: Size = Field(22016, alias="intermediate_size")
+    n_kv_head: Size | None = Field(32, alias="num_key_value_heads")
+    head_dim: Size | None = 128
     bos: int | None = Field(None, alias="bos_token_id")
     eos: int | list[int] | None = Field(None, alias="eos_token_id")
     sliding_window: int | None = None  # these two say nothing without use_sliding_window
@@ -86,7 +90,7 @@ class _Llama3Rope(_Rope):
     factor: Rate
     low_freq_factor: Rate
     high_freq_factor: Rate
-    original_max_position_embeddings: Positive
+    original_max_position_embeddings: Size
 
 
 FILES: dict[Any, type[_Keys]] = {"gpt2": _GPT2, "llama": _Llama, "qwen3": _Qwen3}
@@ -127,7 +131,7 @@ def read_config(folder: Path) -> GPTConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{folder} is not a model directory: {error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} is not an object of keys and values")
@@ -155,7 +159,8 @@ def from_hub(values: dict[str, Any], where: str) -> GPTConfig:
     if kind != "gpt2":
         rope = _take_rope(values, where)
     file = _parse(FILES[kind], values, where)
-    ours = {f.name: getattr(file, f.name) for f in fields(GPTConfig) if hasattr(file, f.name)}
+    known = FILES[kind].model_fields
+    ours = {f.name: getattr(file, f.name) for f in fields(GPTConfig) if f.name in known}
     n_embd, n_head = ours["n_embd"], ours["n_head"]
     ours["n_inner"] = ours["n_inner"] or 4 * n_embd
     ours["n_kv_head"] = ours.get("n_kv_head") or n_head
@@ -216,7 +221,8 @@ def to_hub(config: GPTConfig) -> dict[str, Any]:
 
 def _take_rope(values: dict[str, Any], where: str) -> dict[str, Any]:
     """Take the rotary keys out of `values`, wherever transformers 4 or 5 puts them."""
-    said = {k: values.pop(k) for k in ("rope_theta", "partial_rotary_factor") if values.get(k)}
+    said = {k: values.pop(k, None) for k in ("rope_theta", "partial_rotary_factor")}
+    said = {k: value for k, value in said.items() if value is not None}
     for place in ("rope_scaling", "rope_parameters"):
         part = values.pop(place, None) or {}
         if not isinstance(part, dict):

@@ -53,9 +53,9 @@ class Known:
             used = self.source.fetch(folder)
             for path in folder.glob("*.gguf"):
                 gguf = read_gguf(path)
+                (folder / "tokenizer.json").write_text(gguf.tokenizer_json(), encoding="utf-8")
                 _write_json(folder / "config.json", to_hub(gguf.config))
                 _write_json(folder / "tokenizer_config.json", gguf.tokenizer_config())
-                (folder / "tokenizer.json").write_text(gguf.tokenizer_json(), encoding="utf-8")
             _check_tokenizer(folder, read_config(folder))
             from nanogpt.formats.check import check_model  # torch costs seconds
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from errno import EDQUOT, ENOSPC, EROFS
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ TOKENIZER = (
 )
 ABOUT = ("config.json", "generation_config.json", *TOKENIZER)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+HERE = ENOSPC, EDQUOT, EROFS  # the fault is this machine's
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -140,6 +142,8 @@ class HubModel:
         except (SourceError, UserError):
             raise
         except Exception as error:
+            if getattr(error, "errno", None) in HERE:
+                raise  # no other attempt, and no other source, makes room
             raise self._explain(error) from error
 
     def _copy(self, folder: Path, commit: str, cached: bool) -> str:
@@ -201,7 +205,7 @@ def model_files(folder: Path, names: Collection[str]) -> list[str]:
     elif INDEX in names:
         try:
             index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            shards = set(index["weight_map"].values())
+            shards = {str(Path(shard)) for shard in index["weight_map"].values()}
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{INDEX} is damaged; fetch it again") from None
         if missing := sorted(shards.difference(names)):

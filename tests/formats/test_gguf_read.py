@@ -60,6 +60,8 @@ BAD_KEYS = {
     "llama.attention.head_count_kv": ([4, 2], *INTS, r"num_key_value_heads: \[4, 2\]"),
     "llama.attention.head_count": (3, *INT, r"num_attention_heads 3 is not a multiple"),
     "llama.block_count": (None, *INT, r"lacks llama\.block_count"),
+    "tokenizer.ggml.eot_token_id": ("x", *TEXT, r"eot_token_id is 'x', and there are 300 tokens"),
+    "tokenizer.ggml.bos_token_id": ("x", *TEXT, r"bos_token_id: 'x' is not supported"),
     "tokenizer.ggml.eos_token_id": (300, *INT, r"eos_token_id is 300, and there are 300 tokens"),
 }
 
@@ -77,6 +79,16 @@ def test_a_feature_that_is_not_implemented_is_named(key: str, llama: Path, tmp_p
     with pytest.raises(UserError, match=message) as error:
         read(path)
     assert str(path) in str(error.value)
+
+
+def test_an_id_that_stands_for_none_is_none(llama: Path, tmp_path: Path) -> None:
+    def edit(keys: dict[str, Any], tensors: dict[str, Any]) -> None:
+        for name in ("bos", "padding", "unknown"):
+            keys[f"tokenizer.ggml.{name}_token_id"] = 2**32 - 1, *INT
+
+    file = read(edited(llama, tmp_path / "none.gguf", edit))
+    assert (file.config.bos, file.config.pad, file.config.eos) == (None, None, 0)
+    assert not {"bos_token", "pad_token", "unk_token"} & file.tokenizer_config().keys()
 
 
 def lose(keys: dict[str, Any], tensors: dict[str, Any]) -> None:

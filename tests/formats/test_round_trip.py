@@ -1,6 +1,7 @@
 """What is accepted comes back from each format as it was, or is refused before it is written."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
 from nanogpt.formats.gguf.file import read, write
-from nanogpt.formats.hub_config import from_hub, to_hub
+from nanogpt.formats.hub_config import FILES, from_hub, to_hub
 from nanogpt.formats.weights import hub_tensors, load_model, save_model
 from nanogpt.model import GPT
 from tests.kit.ggufs import bpe
@@ -86,6 +87,37 @@ def test_a_config_comes_back_equal_or_is_refused(folder: Path, values: dict[str,
     else:
         write(path, config, slots, bpe(), "F32")
         assert close(read(path).config) == close(config)
+
+
+KEYS = sorted(
+    {field.alias or name for file in FILES.values() for name, field in file.model_fields.items()}
+    | {"rope_scaling", "rope_parameters", "rope_theta", "partial_rotary_factor", "model_type"}
+    | {"n_embd", "bias", "activation", "context", "another"}
+)
+ODD = st.sampled_from([-1, 0, 3, 2**31, 10**30, 1e39, 1e-50]) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "x", "llama3"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner),
+    max_leaves=3,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(["gpt2", "llama", "qwen3"]), st.dictionaries(st.sampled_from(KEYS), ODD))
+def test_any_value_is_understood_or_refused(kind: str, values: dict[str, Any]) -> None:
+    try:
+        config = from_hub({"model_type": kind} | values, "there")
+    except UserError:
+        return
+    assert from_hub(json.loads(json.dumps(to_hub(config))), "again") == config
+    assert max(config.n_layer, config.n_head * config.head_dim) < 2**32
+    assert all(value is None or math.isfinite(value) for value in (config.bos, config.norm_eps))
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize("key", ["rope_theta", "rope_scaling", "rope_parameters"])
+def test_a_rotary_key_that_is_null_is_as_one_left_out(kind: str, key: str) -> None:
+    values = {"model_type": kind}
+    assert from_hub(values | {key: None}, "there") == from_hub(values, "there")
 
 
 def test_what_stands_for_no_token_is_none() -> None:

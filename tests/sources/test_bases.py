@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ Breakage = Callable[[Path], object]
             "names model-00002-of-{shards}.safetensors, which",
         ),
         (SHARDED, lambda f: change(f, INDEX, weight_map=3), f"{INDEX} is damaged"),
+        (SHARDED, lambda f: change(f, INDEX, weight_map={"x": 3}), f"{INDEX} is damaged"),
         (SINGLE, lambda f: (f / "config.json").unlink(), "it has no config.json"),
         (SINGLE, lambda f: (f / "tokenizer.json").unlink(), "it has no tokenizer.json; load the"),
         (SINGLE, lambda f: (f / "model.safetensors").unlink(), "it has no model.safetensors"),
@@ -144,6 +146,18 @@ def test_what_cannot_be_used_is_refused_and_not_passed_over(
     message = refused(name, f"hf:{other}@main")
     assert message.startswith(f"download.base: {name}: ")
     assert said.format(shards=count) in message
+
+
+def test_a_full_disk_is_no_fault_of_the_network(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("nanogpt.sources.hub.shutil.copyfile", full)
+    with pytest.raises(OSError, match="No space left"):
+        download_base([f"hf:{SINGLE}@main"], Path("base"))
+    assert not list(Path.cwd().iterdir())
 
 
 def test_a_clone_without_its_large_files_is_told_so(hub: FakeHub) -> None:

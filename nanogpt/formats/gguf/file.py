@@ -222,8 +222,8 @@ def _config(
     vocab_size = int(stored["token_embd.weight"].shape[-1])
     ends = {key: metadata[key] for key in tokenizer.ENDS if key in metadata}
     for key, number in ends.items():
-        if number >= vocab_size:
-            raise UserError(f"{path}: {key} is {number}, and there are {vocab_size} tokens")
+        if type(number) is not int or number >= vocab_size:
+            raise UserError(f"{path}: {key} is {number!r}, and there are {vocab_size} tokens")
     values |= {f"{name}_token_id": metadata.get(tokenizer.IDS[name]) for name in ("bos", "pad")}
     values["eos_token_id"] = list(ends.values())
     values |= {"model_type": architecture, "vocab_size": vocab_size}

@@ -104,7 +104,7 @@ def tokenizer_config(metadata: dict[str, Any]) -> dict[str, Any]:
     """The tokenizer_config.json that belongs to `tokenizer_json`."""
     tokens = metadata["tokenizer.ggml.tokens"]
     ids = {name: metadata.get(key) for name, key in IDS.items()}
-    known = {name: i for name, i in ids.items() if i is not None and i < len(tokens)}
+    known = {name: i for name, i in ids.items() if type(i) is int and i < len(tokens)}
     config = {f"{name}_token": tokens[i] for name, i in known.items()}
     if template := metadata.get("tokenizer.chat_template"):
         config["chat_template"] = template
