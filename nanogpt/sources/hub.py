@@ -75,6 +75,8 @@ class HubDataset:
                     progress.update(documents)
         except SourceError:
             raise
+        except huggingface_hub.errors.OfflineModeIsEnabled as error:
+            raise SourceError(str(error)) from error
         except Exception as error:  # the hub's libraries raise many unrelated kinds
             raise fault(error) from error
         return replace(self, revision=str(commit)).name
