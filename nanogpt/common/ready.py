@@ -26,7 +26,7 @@ ROOM = 100 << 20  # bytes: less holds no recipe's results
 PACKAGES, WHEELS = 3 << 30, 1 << 30  # bytes: with a CPU's torch the packages take 2.3 GiB
 # in MLflow %41 becomes A, a ? ends the path, and a quote ends a word of SQL; a colon ends a folder
 # of the search path, where `python` would then be another one
-ODD = r"%[0-9A-Fa-f]{2}|[?:'\\\x00-\x1f\x7f]"
+ODD = r"%[0-9A-Fa-f]{2}|[?:'\x00-\x1f\x7f]"
 LONGEST = 480  # bytes of a path: SQLite opens files of 512
 EFFECTIVE = os.access in os.supports_effective_ids
 OPEN_FILES = 256  # MLflow and its database, and threads that read and save, hold about a hundred
