@@ -36,6 +36,8 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     own = torch.cuda.get_device_name(device)
+    if re.search(r"\b(Laptop|Max-Q|MIG|Ti)\b|\dg\.\d+gb", own):
+        return None  # a weaker relative, or a part of it, that has its name
     found = (peak for name, peak in PEAK_TERAFLOPS.items() if re.search(rf"\b{name}\b", own))
     return next((1e12 * peak for peak in found), None)
 
