@@ -278,6 +278,7 @@ BAD_KEYS = {
     "'tekken' is not known; known: gpt-2, smollm, llama-bpe, qwen2": {
         "tokenizer.ggml.pre": "tekken"
     },
+    r"\['qwen2'\] is not known; known: gpt-2, ": {"tokenizer.ggml.pre": ["qwen2"]},
     "the tokenizer is damaged: .*out of vocabulary": {"tokenizer.ggml.merges": ["Ġ qqq"]},
     "the tokenizer is damaged: KeyError.*merges": {"tokenizer.ggml.merges": None},
     "the tokenizer is damaged: ValueError": {"tokenizer.ggml.token_type": [1, 1]},

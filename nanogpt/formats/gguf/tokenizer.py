@@ -72,7 +72,7 @@ def tokenizer_json(path: Path, metadata: dict[str, Any]) -> str:
     kind, split = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     if kind != "gpt2":
         raise UserError(f"{path}: the tokenizer is of kind {kind!r}; only 'gpt2' (BPE) is read")
-    if split not in _splits():
+    if split not in list(_splits()):
         known = ", ".join(_splits())
         raise UserError(f"{path}: tokenizer.ggml.pre: {split!r} is not known; known: {known}")
     try:
