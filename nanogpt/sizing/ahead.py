@@ -11,7 +11,7 @@ from nanogpt.settings import Settings
 from nanogpt.sources import bases, corpora
 from nanogpt.sources.fetch import Files, real_path
 from nanogpt.text import tokenizer
-from nanogpt.text.documents import pieces, texts
+from nanogpt.text.documents import PIECE, pieces, texts
 from nanogpt.text.prompt import prompt_ids, read_prompt
 from nanogpt.text.tokens import Name, Tokens
 
@@ -48,7 +48,8 @@ def _read_some(paths: Iterable[str], field: str) -> None:
     for path in map(os.path.abspath, paths):
         file = File(name=path, bytes=os.path.getsize(path), sha256="")
         for piece in islice(pieces(Path(), [file]), 1):
-            for _ in texts(Path(), field, piece):
+            some = piece._replace(stop=min(piece.stop, PIECE))  # of a long .txt too
+            for _ in texts(Path(), field, some):
                 pass
 
 

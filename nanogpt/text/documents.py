@@ -9,6 +9,7 @@ taken as they are: no newline is translated. A byte order mark at the start of a
 What has no character, or blanks alone, is no document.
 """
 
+import codecs
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -84,7 +85,9 @@ def texts(raw: Path, text_field: str, piece: Piece) -> Iterator[Text]:
         case ".parquet":
             return _rows(path, text_field, piece)
         case _:
-            return iter([(0, _utf8(path.read_bytes().removeprefix(MARK), path, 0))])
+            with path.open("rb") as file:
+                data = file.read(piece.stop).removeprefix(MARK)
+            return iter([(0, _utf8(data, path, 0, whole=piece.stop == piece.size))])
 
 
 def place(path: Path, where: int) -> str:
@@ -102,9 +105,9 @@ def place(path: Path, where: int) -> str:
             return str(path)
 
 
-def _utf8(data: bytes, path: Path, offset: int) -> str:
+def _utf8(data: bytes, path: Path, offset: int, whole: bool = True) -> str:
     try:
-        text = data.decode("utf-8")
+        text, _ = codecs.utf_8_decode(data, "strict", whole)  # else it may end inside a character
         if data.count(0) * 4 < len(data) or not data:
             return text
         fault = "has more null bytes than a text has; is it UTF-16, which `iconv` converts, or none"

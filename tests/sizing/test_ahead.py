@@ -52,8 +52,12 @@ def test_a_fault_in_a_later_piece_costs_no_reading(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nanogpt.text.documents.PIECE", 10)
+    monkeypatch.setattr("nanogpt.sizing.ahead.PIECE", 10)
     Path("a.jsonl").write_text('{"text": "a"}\n' * 3 + "{")
-    before_download(quick(download__corpus="a.jsonl"))
+    Path("b.txt").write_bytes(
+        "Où, où, où, où".encode()[:10] + b"\xff"
+    )  # the cut is inside a letter
+    before_download(quick(download__corpus="[ab].*"))
 
 
 def test_what_is_not_there(here: Path) -> None:
