@@ -89,7 +89,9 @@ def clear(place: Path) -> None:
 
     This alone decides what may be removed as somebody's remains: a workshop whose lock can be had.
     """
-    for workshop in place.glob(WORKSHOP.format("*")):
+    for workshop in place.glob(WORKSHOP.format("[0-9a-f]" * 16)):
+        if workshop.is_symlink():
+            continue
         with suppress(OSError), (workshop / LOCK).open("r+", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # else its process lives
             _demolish(workshop)

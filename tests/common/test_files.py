@@ -68,6 +68,18 @@ def test_what_looks_like_ours_is_left_alone(way: str, tmp_path: Path) -> None:
     assert contents(tmp_path) == mine | result
 
 
+def test_a_link_leads_to_nothing_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in ("lock", "letter"):
+        (tmp_path / "mine" / name).write_text("mine")
+    (tmp_path / f".nanogpt-{'0' * 16}.partial").symlink_to("mine")
+    (tmp_path / f".nanogpt-{'x' * 16}.partial").mkdir()
+    (tmp_path / f".nanogpt-{'x' * 16}.partial" / "lock").touch()
+    before = contents(tmp_path)
+    clear(tmp_path)
+    assert contents(tmp_path) == before
+
+
 def test_a_file_of_that_name_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out.partial").write_text("mine")
     for act, _ in WAYS.values():
