@@ -26,7 +26,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]  # no path holds \0
 Auto = Literal["auto"]
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{,99}")  # of a recipe: MLflow's registry takes no dot
+# MLflow's registry takes no dot, and has one model for all recipes of one name
+DATA = re.compile(r"data/[A-Za-z0-9][A-Za-z0-9_-]{,99}")
 TINY = 1e-6  # logits divided by less are infinite
 
 
@@ -231,9 +232,8 @@ class Settings(Section):
     @field_validator("data")
     @classmethod
     def names_a_recipe(cls, data: str) -> str:
-        if not all(map(NAME.fullmatch, data.split("/"))):
-            rule = "letters, digits, _ -, up to 100"
-            raise ValueError(f"should be a folder below the root that names the recipe: {rule}")
+        if not DATA.fullmatch(data):
+            raise ValueError("should be data/ and a recipe's name: up to 100 letters, digits, _ -")
         return data
 
     @model_validator(mode="after")
