@@ -25,12 +25,14 @@ from nanogpt.sources.fetch import Files
 from nanogpt.sources.hub import model_files
 from nanogpt.text.prompt import read_prompt
 from nanogpt.text.raw import open_raw
+from nanogpt.tracking import client
 
 Digests = dict[str, str]  # SHA-256 by name
 
 
 def main(settings: Settings) -> None:
     prompt = read_prompt(settings.sample)
+    client.check()  # what it would refuse after hours
     machine = settings.machine
     if {"auto"} != {machine.device, machine.dtype, machine.processes, machine.threads}:
         from nanogpt.machine import distributed  # torch takes its time

@@ -21,17 +21,23 @@ def connect() -> "MlflowClient":
     Raises:
         Exception: it does not answer, or not as it should; `trouble.explain` says which.
     """
-    for key, value in location.ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    os.environ |= location.direct()
-    uri = location.tracking_uri()
-    os.environ["MLFLOW_TRACKING_URI"] = uri  # parts of mlflow read it, whatever a client is told
+    uri = _prepare()
     from mlflow import MlflowClient
 
     with location.prepared(uri):
         client = MlflowClient()
     client.search_experiments(max_results=1)  # a client alone asks nothing
     return client
+
+
+def _prepare() -> str:
+    """Set what MLflow reads when it is imported; returns its address."""
+    for key, value in location.ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    os.environ |= location.direct()
+    uri = location.tracking_uri()
+    os.environ["MLFLOW_TRACKING_URI"] = uri  # parts of mlflow read it, whatever a client is told
+    return uri
 
 
 def usable() -> "MlflowClient":
@@ -59,6 +65,9 @@ def check() -> None:
     if uri.startswith(location.SQLITE):
         location.check(uri)
         return
+    _prepare()
+    import mlflow  # noqa: F401  its seconds are not the server's
+
     found: list[Exception] = []
 
     def ask() -> None:

@@ -19,6 +19,7 @@ from nanogpt.common.place import root
 from nanogpt.common.secrets import public
 
 SQLITE = "sqlite:///"
+PREPARE_SECONDS = 60  # for another process that makes the tables, which takes it two
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ENVIRONMENT = {  # read when mlflow is imported; the user's own wins
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -85,14 +86,14 @@ def prepared(uri: str) -> Iterator[None]:
         return
     database = _database(uri)
     making = database.with_name(database.name + ".making")
-    with FileLock(f"{database}.lock"):
+    check(uri)
+    with FileLock(f"{database}.lock", timeout=PREPARE_SECONDS):
         if making.exists():  # it was killed in the middle, and never mends that
             for tail in ("", "-journal"):
                 with suppress(FileNotFoundError):
                     os.replace(f"{database}{tail}", f"{database}.half{tail}")
         if not database.exists():
             making.touch()
-        check(uri)
         yield
         making.unlink(missing_ok=True)
         _find_artifacts_beside(database)
@@ -108,11 +109,11 @@ def check(uri: str) -> None:
     making = database.with_name(database.name + ".making")
     if making.exists():  # by another process now, or it will be made anew
         return
-    folder = database.parent
-    if not os.access(folder, os.W_OK | os.X_OK):
+    folder = next(place for place in database.parents if place.exists())  # the rest is made
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(
-            f"MLflow cannot keep its records in {folder}, which is not there or cannot be written;"
-            " have MLFLOW_TRACKING_URI name another database or a server"
+            f"MLflow cannot keep its records in {database}: {folder} cannot be written, or is no"
+            " folder; have MLFLOW_TRACKING_URI name another database or a server"
         )
     if not database.exists():
         return

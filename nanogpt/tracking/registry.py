@@ -10,12 +10,10 @@ All but the last are called by `outbox`, which keeps what MLflow does not take. 
 again with the same values, after a kill in its middle or at its end, and changes nothing more.
 """
 
-import importlib.metadata
 import json
 import logging
 import math
 import statistics
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from nanogpt.tracking.client import connect, every
 from nanogpt.tracking.run import experiment
 from nanogpt.tracking.trouble import explain
+from nanogpt.tracking.upload import upload
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,24 +34,6 @@ SCORE = "eval_bits_per_byte"  # does not depend on the tokenizer; lower is bette
 TEXT = "eval_text_sha256"  # the held-out text that the score is of
 HISTORY = "champion_history"  # tag of the registered model: its last moves, newest first
 HISTORY_LENGTH = 20  # some databases take no more than 5,000 characters in a tag
-REQUIREMENTS = (  # to serve
-    "gguf",
-    "mlflow",
-    "numpy",
-    "pydantic",
-    "ruamel.yaml",
-    "safetensors",
-    "tiktoken",
-    "tokenizers",
-    "torch",
-)
-SAMPLING = {
-    "temperature": "double",
-    "top_k": "long",
-    "top_p": "double",
-    "tokens": "long",
-    "seed": "long",
-}
 
 
 @dataclass(frozen=True)
@@ -117,7 +98,7 @@ def register(
     client.set_tag(run_id, "weights_sha256", weights_sha256)
     version = _newest(client, f"run_id = '{run_id}'", weights_sha256)
     if version is None:
-        model_id = _log_model(client, run_id, name, model, step, facts, sampling)
+        model_id = upload(client, run_id, name, model, step, facts, sampling)
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
         version = client.create_model_version(
@@ -231,56 +212,6 @@ def decide(
     if score < best or math.isnan(best):
         return True, f"{score:.4f} bits per byte beat the {best:.4f} of version {holder}"
     return False, f"version {holder} stays champion: {best:.4f} bits per byte, this one {score:.4f}"
-
-
-def _log_model(
-    client: "MlflowClient",
-    run_id: str,
-    name: str,
-    folder: Path,
-    step: int,
-    tags: Mapping[str, str],
-    sampling: Mapping[str, Any],
-) -> str:
-    """Upload a model directory once, with the code that loads it and without any pickle.
-
-    Returns:
-        The model's id.
-    """
-    import mlflow.pyfunc
-    from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
-
-    run = client.get_run(run_id)
-    experiment_id = run.info.experiment_id
-    for model in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
-        if model.tags.get("weights_sha256") == tags["weights_sha256"]:
-            if model.status == "READY":
-                return str(model.model_id)
-            client.delete_logged_model(model.model_id)  # its upload was cut off
-    model = client.create_logged_model(experiment_id, name, run_id, dict(tags), run.data.params)
-
-    off = {"top_k": 0, "top_p": 1.0}  # MLflow knows no null
-    values = {key: off.get(key) if sampling[key] is None else sampling[key] for key in SAMPLING}
-    text = Schema([ColSpec("string")])
-    schema = ParamSchema([ParamSpec(key, kind, values[key]) for key, kind in SAMPLING.items()])
-    with warnings.catch_warnings():
-        # with an example mlflow would load the model and generate, to see whether it can
-        warnings.filterwarnings("ignore", ".*An input example was not provided")
-        Model.log(
-            None,
-            mlflow.pyfunc,
-            model_id=model.model_id,
-            run_id=run_id,
-            step=step,
-            loader_module="nanogpt.serving.pyfunc",
-            data_path=str(folder),
-            code_paths=[str(Path(__file__).parents[1])],
-            signature=ModelSignature(text, text, schema),
-            # given, so that mlflow does not load the model in another process to find them out
-            pip_requirements=[f"{lib}=={importlib.metadata.version(lib)}" for lib in REQUIREMENTS],
-        )
-    return str(model.model_id)
 
 
 def _gate(client: "MlflowClient", version: Any, score: float, text_sha256: str) -> Outcome:

@@ -14,7 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from nanogpt.formats.weights import weights_sha256
-from nanogpt.tracking import outbox, registry
+from nanogpt.tracking import outbox, registry, upload
 from nanogpt.tracking.client import connect, every
 from tests.kit.trainings import (
     PACKAGE,
@@ -247,7 +247,7 @@ def test_the_requirements_are_what_serving_imports() -> None:
                 files = (place.with_name(f"{place.name}.py"), place / "__init__.py")
                 todo += [file for file in files if file.is_file() and file not in seen]
     found -= sys.stdlib_module_names | {"nanogpt", "tiktoken_ext"}  # part of tiktoken
-    assert sorted(found) == sorted(name.partition(".")[0] for name in registry.REQUIREMENTS)
+    assert sorted(found) == sorted(name.partition(".")[0] for name in upload.REQUIREMENTS)
 
 
 def test_history_keeps_its_newest(root: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

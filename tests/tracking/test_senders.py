@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt.tracking import location, outbox, registry
+from nanogpt.common.errors import UserError
+from nanogpt.tracking import entries, location, outbox, registry
 from tests.kit.front import Front
 from tests.kit.recipes import contents
 from tests.kit.trainings import (
@@ -117,6 +118,36 @@ def test_what_is_told_anew_while_it_is_sent_is_sent_as_well(
     assert waiting() == []
     path = client().download_artifacts(runs()[0].info.run_id, "samples.md")
     assert Path(path).read_text() == "# Newer\n"
+
+
+def test_what_is_for_one_database_is_not_sent_to_another(
+    root: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wait_for_mlflow(root, model)
+    shutil.copy(root / "mlflow.db", root / "other.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    told = "not decided: .* does not have its training: it is for sqlite:///mlflow.db; set MLFLOW_"
+    with pytest.raises(UserError, match=told):  # the model was trained there
+        outbox.evaluated(identity(model), SCORES, "text")
+    assert runs() == []
+    capsys.readouterr()
+    assert outbox.send_all() == outbox.REFUSED
+    assert capsys.readouterr().out.count("refused: ") == 2
+    (location.outbox() / "note").touch()
+    moved = root.rename(root.with_name("moved"))  # the entries go with their database
+    monkeypatch.chdir(moved)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    list(outbox.deliver(60))
+    assert waiting() == ["evaluation"]  # that one is for the other
+    assert len(runs()) == 1
+
+
+def test_a_damaged_entry_is_refused_by_name(root: Path, model: Path) -> None:
+    with entries.new("sample-plays-0.0", "samples.md") as entry:
+        (entry / "values.json").write_text("{")
+    (result,) = outbox.deliver(60)
+    assert result.refused
+    assert "sample-plays-0.0 is damaged, or of another version of this code" in result.says
 
 
 def test_an_end_that_cannot_be_told_does_not_hide_what_ended_it(

@@ -8,12 +8,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST
 from mlflow.store.db.utils import _get_latest_schema_revision
 
 from nanogpt.common.errors import UserError
 from nanogpt.tracking import client, location, outbox
 from nanogpt.tracking.trouble import explain
+from tests.kit.recipes import Run
 from tests.kit.trainings import begin, everything, waiting
 
 JSON = '{"error_code": "%s", "message": "no"}'
@@ -104,9 +107,22 @@ def test_words_decide_where_the_kind_of_error_does_not(text: str, passing: bool)
     assert explain(MlflowException(text)).passing == passing
 
 
+def answer(status: int) -> requests.HTTPError:
+    """What an upload of artifacts raises."""
+    response = requests.Response()
+    response.status_code = status
+    return requests.HTTPError("for url: http://me:hush@host/", response=response)
+
+
 @pytest.mark.parametrize(
     ("error", "passing"),
     [
+        (answer(413), False),
+        (answer(403), False),
+        (answer(503), True),
+        # two processes made the same at once: it is there for the next attempt
+        (MlflowException("it is there", RESOURCE_ALREADY_EXISTS), True),
+        (MlflowException("it is not there", RESOURCE_DOES_NOT_EXIST), False),
         (PermissionError(13, "Permission denied"), False),
         (ModuleNotFoundError("No module named 'psycopg2'"), False),
         (KeyError("what nobody thought of"), False),
@@ -117,6 +133,7 @@ def test_words_decide_where_the_kind_of_error_does_not(text: str, passing: bool)
 )
 def test_other_errors(error: Exception, passing: bool) -> None:
     assert explain(error).passing == passing
+    assert "hush" not in str(explain(error))
 
 
 def revision(number: str) -> str:
@@ -130,7 +147,7 @@ def revision(number: str) -> str:
         (revision("ffffffffffff"), "made by a newer MLflow"),
         ("DROP TABLE alembic_version", "is of no use to MLflow .*no such table"),
         ("damage", "is of no use to MLflow .*not a database"),
-        ("folder", "cannot keep its records in .* not there"),
+        ("folder", "cannot keep its records in .* or is no folder"),
     ],
 )
 def test_a_database_that_is_of_no_use_is_told_before_the_training(
@@ -139,7 +156,8 @@ def test_a_database_that_is_of_no_use_is_told_before_the_training(
     if change == "damage":
         (root / "mlflow.db").write_bytes(b"to be or not to be" * 1000)
     elif change == "folder":
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere/mlflow.db")
+        (root / "nowhere").touch()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere/below/mlflow.db")
     else:
         with closing(sqlite3.connect(root / "mlflow.db")) as database, database:
             database.execute(change)
@@ -165,6 +183,14 @@ def test_a_database_that_is_there_or_not_yet_is_of_use(root: Path) -> None:
 
 def test_versions_of_a_database_are_mlflows() -> None:
     assert location._schema_versions()[-1] == _get_latest_schema_revision()
+
+
+def test_the_page_of_a_database_that_is_of_no_use_is_one_message(root: Path, run: Run) -> None:
+    (root / "mlflow.db").write_bytes(b"to be or not to be" * 1000)
+    code, said = run("ui")
+    assert code == 2
+    assert "is of no use to MLflow" in said
+    assert len(said.splitlines()) == 1
 
 
 def test_a_refusal_is_told_once_and_the_training_goes_on(
