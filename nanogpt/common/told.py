@@ -85,8 +85,9 @@ class _Output:
 def follow_ancestors(stage: str) -> None:
     """Send SIGTERM to this process when one of those that wait for it is gone."""
     chain = _chain()
-    # DVC waits for its commands as a part of the same job
-    orphan = "DVC_STAGE" in os.environ and len(chain) == 1
+    # DVC, which waits for its commands, was a part of the same job: killed before this looked.
+    # A shell in between may have made a job of its own of this, but in the same session
+    orphan = "DVC_STAGE" in os.environ and len(chain) == 1 and _another_session(os.getppid())
 
     def follow() -> None:
         while not orphan and all(_parent(pid) == above for pid, above in pairwise(chain)):
@@ -115,6 +116,13 @@ def _chain() -> list[int]:
                 break
             chain.append(above.pid)
     return chain
+
+
+def _another_session(pid: int) -> bool:
+    try:
+        return os.getsid(pid) != os.getsid(0)
+    except OSError:
+        return True
 
 
 def _parent(pid: int) -> int:

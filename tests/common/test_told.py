@@ -26,7 +26,10 @@ if "waits" in me:
     os.environ["NANOGPT_WAITING"] = f"1 {os.getpid()}"
 if below:
     command = [sys.executable, __file__, *below]
-    child = subprocess.Popen(command, start_new_session="session" in below[0])
+    group = 0 if "job" in below[0] else None
+    child = subprocess.Popen(
+        command, start_new_session="session" in below[0], process_group=group
+    )
 else:
     from nanogpt.common.command import one_line
     from nanogpt.common.told import follow_ancestors, raise_when_told
@@ -159,3 +162,8 @@ def test_with_nohup_what_nobody_reads_is_lost(tower: Callable[..., Tower]) -> No
 def test_dvc_may_be_gone_before_the_stage_looks(tower: Callable[..., Tower]) -> None:
     made = tower("stage", DVC_STAGE="train")  # alone in its job
     assert made.told() == signal.SIGTERM
+
+
+def test_a_shell_may_make_a_job_of_its_own_of_a_stage(tower: Callable[..., Tower]) -> None:
+    made = tower("dvc", "job of a stage", DVC_STAGE="train")
+    assert made.told() == 0
