@@ -1,5 +1,6 @@
 """A client of MLflow, asked before the work whether it is of use, and for all pages of a list."""
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ def connect() -> "MlflowClient":
     uri = _prepare()
     from mlflow import MlflowClient
 
+    # what it raises is told in a line; it would write the whole traceback before
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with location.prepared(uri):
         client = MlflowClient()
     client.search_experiments(max_results=1)  # a client alone asks nothing

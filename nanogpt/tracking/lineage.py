@@ -102,5 +102,9 @@ def _commit() -> dict[str, str]:
         return {"git.missing": fault}
     paths = (":(top)", ":(top,exclude)*dvc.lock")
     differs = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *paths]).returncode != 0
+    # a module or a recipe that was never added is in no commit either
+    new = [*git, "ls-files", "--others", "--exclude-standard", "--", "nanogpt", "pipelines"]
+    added = subprocess.run(new, capture_output=True, encoding="utf-8", errors="replace").stdout
+    differs = differs or any(not name.endswith("dvc.lock") for name in added.splitlines())
     commit = head.stdout.partition("\n")[0]
     return {"mlflow.source.git.commit": commit, "git.dirty": str(differs).lower()}

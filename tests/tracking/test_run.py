@@ -175,6 +175,26 @@ def test_a_commit_and_whether_files_differ_from_it(root: Path) -> None:
     assert [run.data.tags["git.dirty"] for run in runs()] == ["true", "false"]
 
 
+@pytest.mark.parametrize(
+    ("name", "differs"),
+    [
+        ("nanogpt/new.py", True),
+        ("pipelines/mine/params.yaml", True),
+        ("pipelines/mine/dvc.lock", False),
+        ("notes.txt", False),
+    ],
+)
+def test_code_that_was_never_added_is_in_no_commit(root: Path, name: str, differs: bool) -> None:
+    (root / "nanogpt").mkdir()
+    (root / "nanogpt" / "__init__.py").touch()
+    person = ["git", "-c", "user.name=n", "-c", "user.email=e@localhost"]
+    for words in (["init", "-q"], ["add", "nanogpt"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*person, *words], check=True)
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).touch()
+    assert lineage.describe()["git.dirty"] == str(differs).lower()
+
+
 @pytest.mark.parametrize("around", ["nothing", "a repository without a commit", "a stranger's"])
 def test_code_in_no_commit_is_said_and_gets_no_others(
     root: Path, around: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
