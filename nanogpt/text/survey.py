@@ -8,11 +8,13 @@ Nothing odd is changed here, or refused: it is counted, and told once with its f
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanogpt.text.documents import Piece, place, texts
+from nanogpt.text.library import ENDS, EOT
 
 # controls but for tab, line ends and form feed; marks of byte order; what could not be read once
 ODD = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\ufffd-\uffff]")
@@ -22,6 +24,8 @@ NONE = "no text (empty, blank or null): left out"
 RETURNS = "line ends of Windows (\\r\\n): kept, and \\r is a character of its own"
 CONTROLS = "characters that are seldom text, such as {}: kept"
 APART = "accents apart from their letters (not Unicode's NFC): kept, as other characters"
+SPECIAL = "{} written in them ({{}}): kept as letters, which are not that token"
+BETWEEN = "; to separate documents, give each a file, or a line of .jsonl, of its own"
 PAGE = "the beginning of a web page: kept, with its markup"
 
 
@@ -58,16 +62,24 @@ class Survey:
             )
 
 
-def survey(raw: Path, text_field: str, pieces: Iterable[Piece], characters: bool) -> Survey:
+def survey(
+    raw: Path,
+    text_field: str,
+    pieces: Iterable[Piece],
+    characters: bool,
+    special: Collection[str] = (EOT,),
+) -> Survey:
     """Read pieces of a corpus.
 
     Args:
         characters: collect them too.
+        special: texts that a reader may take for tokens.
 
     Raises:
         UserError: a text cannot be read; says where.
     """
     found = Survey()
+    tokens = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
     for piece in pieces:
         for where, text in texts(raw, text_field, piece):
             if not text or text.isspace():
@@ -82,6 +94,11 @@ def survey(raw: Path, text_field: str, pieces: Iterable[Piece], characters: bool
                 found.note(CONTROLS, piece.file, where, f"U+{ord(odd[0]):04X}")
             if not unicodedata.is_normalized("NFC", text):
                 found.note(APART, piece.file, where)
+            for token, count in Counter(hit[0] for hit in tokens.finditer(text)).items():
+                line = text.count("\n", 0, text.index(token)) + 1
+                what = SPECIAL.format(repr(token).replace("{", "{{").replace("}", "}}"))
+                detail = f"{count:,} times there, first in line {line:,}"
+                found.note(what + BETWEEN * (token in ENDS), piece.file, where, detail)
             if text[:100].lstrip().lower().startswith(PAGES):
                 found.note(PAGE, piece.file, where)
     return found

@@ -41,6 +41,7 @@ class TokensManifest(Manifest):
     tokenizer_sha256: str  # of tokenizer.json
     corpus: str
     corpus_digest: str
+    begin: tuple[int, ...]  # ids that begin a document
     eot: int | None  # the id that ends a document
     splits: dict[Name, Split]
 

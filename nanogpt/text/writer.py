@@ -35,9 +35,11 @@ from nanogpt.common.manifest import write_manifest
 from nanogpt.common.progress import bar
 from nanogpt.settings import Tokenize
 from nanogpt.text.documents import Piece, documents, pieces
+from nanogpt.text.library import EOT
+from nanogpt.text.proof import Proof
 from nanogpt.text.raw import open_raw
 from nanogpt.text.splits import check_copies, check_shares, split_documents, split_text
-from nanogpt.text.survey import Survey, survey
+from nanogpt.text.survey import Survey, survey, warn
 from nanogpt.text.tokenizer import Tokenizer, char_json, gpt2_json, load, write
 from nanogpt.text.tokens import DTYPES, SPLITS, STARTS, Dtype, Name, Split, TokensManifest
 
@@ -64,9 +66,16 @@ def tokenize(
     chunks = [Chunk(raw, source.text_field, some) for some in _chunks(pieces(raw, source.files))]
     size = sum(chunk.size for chunk in chunks)
     with whole_folder(out) as folder, _workers(executor, size) as run:
+        special = {EOT}
+        if settings.tokenizer == "base":
+            shutil.copytree(raw / "vocabulary", folder, dirs_exist_ok=True)
+            special |= _tokenizer(folder, _sha256(folder)).special.keys()
+        elif settings.tokenizer == "gpt2":
+            write(folder, gpt2_json(raw / "vocabulary"))
         counts, corpus = [], Survey()
         with bar(size, "read", "B") as progress:
-            look = partial(Chunk.survey, characters=settings.tokenizer == "char")
+            of_characters = settings.tokenizer == "char"
+            look = partial(Chunk.survey, characters=of_characters, special=special)
             for chunk, found in zip(chunks, run(look, chunks), strict=True):
                 counts.append(found.documents)
                 corpus += found
@@ -76,14 +85,12 @@ def tokenize(
         if total == 0:
             raise UserError(f"{raw}: the corpus {source.corpus} has no text; choose another one")
 
-        if settings.tokenizer == "base":
-            shutil.copytree(raw / "vocabulary", folder, dirs_exist_ok=True)
-        elif settings.tokenizer == "gpt2":
-            write(folder, gpt2_json(raw / "vocabulary"))
-        else:
+        if settings.tokenizer == "char":
             write(folder, char_json(corpus.characters, eot=total > 1))
-        sha256 = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+        sha256 = _sha256(folder)
         encoder = _tokenizer(folder, sha256)
+        if total > 1 and encoder.eot is None:
+            warn("nothing says which token of the base ends a document, so none stands there")
         dtype: Dtype = "uint16" if encoder.vocab_size <= 1 << 16 else "uint32"
 
         prefixes = [str(folder / f"{i:08d}") for i in range(len(chunks))]
@@ -96,11 +103,13 @@ def tokenize(
             labels = np.split(split_documents(total, settings), np.cumsum(counts)[:-1])
             encode = partial(_encode_chunk, folder=folder, sha256=sha256, dtype=dtype)
             shards = run(encode, chunks, labels, prefixes)
+        proof = Proof()
         with ExitStack() as stack, bar(size, "tokenize", "B") as progress:
             splits = [stack.enter_context(SplitWriter(folder, name)) for name in SPLITS]
             for chunk, prefix, shard in zip(chunks, prefixes, shards, strict=False):
-                for split, part in zip(splits, shard, strict=True):
+                for split, part in zip(splits, shard.parts, strict=True):
                     split.append(f"{prefix}.{split.name}", part)
+                proof += shard.proof
                 progress.update(chunk.size)
 
         manifest = TokensManifest(
@@ -110,9 +119,11 @@ def tokenize(
             tokenizer_sha256=sha256,
             corpus=source.corpus,
             corpus_digest=source.digest,
+            begin=encoder.begin,
             eot=encoder.eot,
             splits={split.name: split.summary() for split in splits},
         )
+        proof.check()
         if total > 1:
             check_shares(manifest.splits, settings)
             check_copies({split.name: np.concatenate(split.heads) for split in splits})
@@ -136,8 +147,8 @@ class Chunk:
         for piece in self.pieces:
             yield from documents(self.raw, self.text_field, piece)
 
-    def survey(self, characters: bool) -> Survey:
-        return survey(self.raw, self.text_field, self.pieces, characters)
+    def survey(self, characters: bool, special: set[str]) -> Survey:
+        return survey(self.raw, self.text_field, self.pieces, characters, special)
 
 
 def _chunks(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, ...]]:
@@ -161,7 +172,12 @@ class Part:
     digests: bytearray = field(default_factory=bytearray)  # SHA-256 of each text
 
 
-Shard = list[Part]  # one for each of SPLITS
+@dataclass
+class Shard:
+    """What a task made."""
+
+    parts: list[Part]  # one for each of SPLITS
+    proof: Proof
 
 
 def _encode_chunk(
@@ -175,21 +191,27 @@ def _encode_chunk(
 def _encode(
     texts: Iterable[tuple[int, str]], prefix: str, encoder: Tokenizer, dtype: str, eot: int | None
 ) -> Shard:
-    """Write the ids of (index of SPLITS, text) to <prefix>.<split>, `eot` after each text."""
-    shard = [Part() for _ in SPLITS]
+    """Write (index of SPLITS, text) to <prefix>.<split>: what begins a text, its ids, `eot`."""
+    shard = Shard([Part() for _ in SPLITS], Proof())
+    begin = np.array(encoder.begin, DTYPES[dtype])
     end = np.array([] if eot is None else [eot], DTYPES[dtype])
     with ExitStack() as stack:
         files = [stack.enter_context(open(f"{prefix}.{name}", "wb")) for name in SPLITS]
         for label, text in texts:
-            ids = encoder.encode_array(text).astype(DTYPES[dtype])
-            files[label].write(ids.data)
-            files[label].write(end.data)
+            ids = encoder.encode_array(text)
+            shard.proof.look(encoder, text, ids)
+            for some in (begin, ids.astype(DTYPES[dtype]), end):
+                files[label].write(some.data)
             data = text.encode("utf-8")
-            part = shard[label]
-            part.lengths.append(len(ids) + len(end))
+            part = shard.parts[label]
+            part.lengths.append(len(begin) + len(ids) + len(end))
             part.bytes += len(data)
             part.digests += hashlib.sha256(data).digest()
     return shard
+
+
+def _sha256(folder: Path) -> str:
+    return hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
 
 
 @lru_cache(maxsize=1)

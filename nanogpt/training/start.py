@@ -36,7 +36,9 @@ def initial_config(settings: Settings, tokens: Tokens, base: Path) -> GPTConfig:
     # a text may end with the token that ends the training documents, or with the base's own
     before = config.eos if isinstance(config.eos, tuple) else (config.eos,)
     eos = tuple(end for end in dict.fromkeys((eot, *before)) if end is not None)
-    return dataclasses.replace(config, eos=eos if len(eos) > 1 else eot)
+    # what began the training documents is what programs are to begin a text with
+    bos = tokens.manifest.begin[0] if tokens.manifest.begin else config.bos
+    return dataclasses.replace(config, bos=bos, eos=eos if len(eos) > 1 else eot)
 
 
 def initial_model(
@@ -62,7 +64,7 @@ def initial_model(
         )
     window = settings.model
     model = load_model(base, compute=compute, context=window.context, dropout=window.dropout)
-    model.config = dataclasses.replace(model.config, eos=config.eos)
+    model.config = dataclasses.replace(model.config, bos=config.bos, eos=config.eos)
     if settings.train.lora:
         lora.add(model, settings.train.lora)
     return model.train()
