@@ -121,21 +121,35 @@ INERT = """
 
 
 def read_config(folder: Path) -> GPTConfig:
-    """The shape in a model directory's `config.json`.
+    """The shape in a model directory's `config.json`; `generation_config.json` may add ends.
 
     Raises:
         UserError: there is none, it is not JSON, or `from_hub` refuses it.
     """
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = _object(path)
     except OSError as error:
         raise UserError(f"{folder} is not a model directory: {error}") from None
+    more = folder / "generation_config.json"
+    ends = _object(more).get("eos_token_id") if more.exists() else None
+    if ends is not None:  # an instruction-tuned model's end of a turn often stands there alone
+        values["eos_token_id"] = [*_list(values.get("eos_token_id")), *_list(ends)]
+    return from_hub(values, str(path))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} is not an object of keys and values")
-    return from_hub(values, str(path))
+    return values
+
+
+def _list(ids: Any) -> list[Any]:
+    return ids if isinstance(ids, list) else [] if ids is None else [ids]
 
 
 def from_hub(values: dict[str, Any], where: str) -> GPTConfig:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tokenizers import Tokenizer
 
 from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
@@ -31,6 +30,7 @@ from nanogpt.formats.gguf.file import read as read_gguf
 from nanogpt.formats.hub_config import read_config, to_hub
 from nanogpt.sources.fetch import Files, Source, SourceError, Wheel, fetch
 from nanogpt.sources.hub import HubModel, model_files
+from nanogpt.text.library import conventions, open_library
 
 OWN = "the user's own model"
 META = "registered_model_meta"  # MLflow's record of what was asked for
@@ -226,11 +226,10 @@ def _from_registry(name: str, folder: Path) -> Path:
 
 
 def _check_tokenizer(folder: Path, config: GPTConfig) -> None:
-    """Refuse a tokenizer that does not belong to the model."""
-    try:
-        ids = set(Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab().values())
-    except Exception as error:  # the library raises nothing more special
-        raise UserError(f"tokenizer.json is damaged, or not a tokenizer: {error}") from None
+    """Refuse a tokenizer that does not belong to the model, or cannot be used here."""
+    library = open_library(folder)
+    conventions(folder, library)
+    ids = set(library.get_vocab().values())
     size = 1 + max(ids, default=-1)
     if size > config.vocab_size:
         raise UserError(
@@ -240,8 +239,8 @@ def _check_tokenizer(folder: Path, config: GPTConfig) -> None:
     ends = config.eos if isinstance(config.eos, tuple) else (config.eos,)
     if missing := {*ends} - ids - {None}:
         raise UserError(
-            f"tokenizer.json does not fit: eos_token_id of config.json says {missing}, which is not"
-            " one of its tokens"
+            f"tokenizer.json does not fit: eos_token_id of config.json and generation_config.json"
+            f" says {missing}, which is not one of its tokens"
         )
 
 

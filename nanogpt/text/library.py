@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
-from tokenizers import models, processors
+from tokenizers import models
 
 from nanogpt.common.errors import UserError
 
@@ -38,33 +38,30 @@ class Conventions:
 
 
 def open_library(folder: Path) -> tokenizers.Tokenizer:
-    """The tokenizer of a model directory as transformers 5 sets it up, without the traces of its
-    last use: no text is cut or padded, none has other ids the next time.
+    """The tokenizer of a model directory without the traces of its last use: no text is cut or
+    padded, none has other ids the next time.
 
     Raises:
-        UserError: a file names a token that the tokenizer does not have.
-        Exception: tokenizer.json is no tokenizer; the library raises nothing more special.
+        UserError: it is damaged.
+        FileNotFoundError: there is no tokenizer.json.
     """
-    library = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    path = folder / "tokenizer.json"
+    data = path.read_bytes()
+    try:
+        library = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+    except Exception as error:  # the library raises nothing more special
+        raise UserError(f"{path} is damaged, or not a tokenizer: {error}") from None
     library.no_truncation()
     library.no_padding()
     if isinstance(library.model, models.BPE):
         library.model.dropout = None
-    said = _read(folder / "tokenizer_config.json")
-    if "add_bos_token" in said or "add_eos_token" in said:
-        bos, eos = (
-            special_token(folder, name) if said.get(f"add_{name}") else None
-            for name in ("bos_token", "eos_token")
-        )
-        library.post_processor = processors.TemplateProcessing(
-            " ".join(f"{part}:0" for part in (bos, "$A", eos) if part),
-            special_tokens=[(text, _id(library, text)) for text in (bos, eos) if text],
-        )
     return library
 
 
 def conventions(folder: Path, library: tokenizers.Tokenizer) -> Conventions:
-    """What the tokenizer of a model directory puts around a text.
+    """What the tokenizer of a model directory puts around a text: what its tokenizer.json does.
+
+    transformers 5 does not look at `add_bos_token` of tokenizer_config.json where there is one.
 
     Raises:
         UserError: it ends a text with several tokens, or names an end that it does not have.
@@ -82,8 +79,13 @@ def conventions(folder: Path, library: tokenizers.Tokenizer) -> Conventions:
         )
     if not ends:
         ends = [i for text in ENDS if (i := library.token_to_id(text)) is not None]
-    if not ends and (eos := special_token(folder, "eos_token")) is not None:
-        ends = [_id(library, eos)]
+    if not ends and (eos := _eos(folder)) is not None:
+        ends = [i for i in [library.token_to_id(eos)] if i is not None]
+        if not ends:
+            raise UserError(
+                f"tokenizer.json has no token {eos!r}, which a file beside it names as eos_token;"
+                " load the tokenizer with transformers' AutoTokenizer and save it again"
+            )
     added = library.get_added_tokens_decoder()
     special = {token.content: i for i, token in added.items() if token.special}
     return Conventions(tuple(begin), ends[0] if ends else None, special)
@@ -128,23 +130,13 @@ def _window(
     return np.array(found.ids, np.uint32), starts + begin
 
 
-def special_token(folder: Path, name: str) -> str | None:
-    """The text of `bos_token`, `eos_token` ..., as the files beside tokenizer.json say."""
+def _eos(folder: Path) -> str | None:
+    """The text of the token that ends a text, as the files beside tokenizer.json say."""
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        token = _read(folder / file).get(name)
+        token = _read(folder / file).get("eos_token")
         if token is not None:
             return str(token["content"] if isinstance(token, dict) else token)
     return None
-
-
-def _id(library: tokenizers.Tokenizer, text: str) -> int:
-    found: int | None = library.token_to_id(text)
-    if found is None:
-        raise UserError(
-            f"tokenizer.json has no token {text!r}, which a file beside it names; load the"
-            " tokenizer with transformers' AutoTokenizer and save it again"
-        )
-    return found
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -152,6 +144,6 @@ def _read(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from None
     return values if isinstance(values, dict) else {}

@@ -277,3 +277,27 @@ def test_a_config_that_cannot_be_read(tmp_path: Path, text: str | None, message:
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=message):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "ends"),
+    [
+        (2, None, 2),
+        (2, 2, 2),
+        (2, [2, 5, 7], (2, 5, 7)),
+        ([2, 5], [7, 5], (2, 5, 7)),
+        (None, [5, 7], (5, 7)),
+        ([], 5, 5),
+        (-1, [5], 5),
+        (2, [], 2),
+    ],
+)
+def test_every_end_that_a_file_names_is_an_end(
+    tmp_path: Path, config: object, generation: object, ends: object
+) -> None:
+    shape = {"model_type": "llama", "vocab_size": 10, "eos_token_id": config}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    if generation is not None:
+        said = {"eos_token_id": generation, "do_sample": True}
+        (tmp_path / "generation_config.json").write_text(json.dumps(said))
+    assert read_config(tmp_path).eos == ends

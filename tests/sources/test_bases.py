@@ -110,7 +110,8 @@ Breakage = Callable[[Path], object]
         (
             SINGLE,
             lambda f: tokenizer.write(f, tokenizer.char_json(CHARACTERS, eot=False)),
-            "tokenizer.json does not fit: eos_token_id of config.json says {{95}}, which is not",
+            "tokenizer.json does not fit: eos_token_id of config.json and "
+            "generation_config.json says {{95}}, which is not",
         ),
         (
             SINGLE,

@@ -1,6 +1,7 @@
 """A base model's own tokenizer: the library's ids, what stands around a text, ordinary text."""
 
 import json
+import re
 import subprocess
 import sys
 from functools import cache
@@ -11,7 +12,15 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from nanogpt.common.errors import UserError
 from nanogpt.text import library
@@ -357,3 +366,70 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / len
 def test_half_a_character(folder: Path) -> None:
     with pytest.raises(UserError, match=r"U\+D83D.* is half a character"):
         load(folder).encode("a\ud83d")
+
+
+def template(*parts: str) -> processors.TemplateProcessing:
+    special = [(part, i) for i, part in enumerate(["<s>", "</s>"]) if part in parts]
+    return processors.TemplateProcessing(" ".join(parts), special_tokens=special)
+
+
+NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+@pytest.mark.parametrize("post_processor", [None, ("<s>", "$A"), ("<s>", "$A", "</s>")])
+@pytest.mark.parametrize(
+    "about",
+    [
+        NAMES,
+        {},
+        NAMES | {"add_bos_token": True},
+        NAMES
+        | {"add_bos_token": False, "add_eos_token": True, "tokenizer_class": "LlamaTokenizer"},
+    ],
+)
+def test_what_stands_around_a_text_is_as_transformers_puts_it(
+    tmp_path: Path, post_processor: tuple[str, ...] | None, about: dict[str, Any]
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = tokenizers.Tokenizer.from_str(base_json(["<s>", "</s>"]))
+    if post_processor:
+        tokenizer.post_processor = template(*post_processor)
+    put(tmp_path, json.loads(tokenizer.to_str()), **about)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    theirs = AutoTokenizer.from_pretrained(tmp_path)("To be").input_ids
+    ours = load(tmp_path)
+    ids = [*ours.begin, *ours.encode("To be")]
+    assert theirs in (ids, [*ids, ours.eot])
+
+
+@pytest.mark.parametrize(
+    ("special", "parts", "about", "said"),
+    [
+        (["<s>", "</s>"], ("$A", "</s>", "</s>"), {}, "ends a text with 2 tokens, and one ends a"),
+        (
+            ["<s>"],
+            (),
+            {"eos_token": "<|im_end|>"},
+            "has no token '<|im_end|>', which a file beside",
+        ),
+    ],
+)
+def test_a_tokenizer_whose_files_disagree(
+    tmp_path: Path, special: list[str], parts: tuple[str, ...], about: dict[str, Any], said: str
+) -> None:
+    tokenizer = tokenizers.Tokenizer.from_str(base_json(special))
+    if parts:
+        tokenizer.post_processor = template(*parts)
+    put(tmp_path, json.loads(tokenizer.to_str()), **about)
+    with pytest.raises(UserError, match=re.escape(said)):
+        load(tmp_path)
+
+
+def test_a_word_that_it_cannot_encode(tmp_path: Path) -> None:
+    words = tokenizers.Tokenizer(models.WordLevel({"to": 0, "be": 1}))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    put(tmp_path, json.loads(words.to_str()))
+    assert load(tmp_path).encode("to be") == [0, 1]
+    with pytest.raises(UserError, match="the base's tokenizer cannot encode 'or not'"):
+        load(tmp_path).encode("or not")
