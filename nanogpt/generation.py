@@ -1,5 +1,6 @@
 """Sampling with a key-value cache."""
 
+import logging
 from collections.abc import Collection, Sequence
 from itertools import takewhile
 
@@ -10,6 +11,8 @@ from nanogpt.common.errors import UserError
 from nanogpt.model import GPT, Cache
 from nanogpt.text.prompt import prompt_ids
 from nanogpt.text.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 
 def generate(
@@ -40,6 +43,9 @@ def generate(
             f"the tokenizer has ids up to {tokenizer.vocab_size - 1:,}, and the model only"
             f" {config.vocab_size:,} rows: they do not belong together"
         )
+    for name in tokenizer.special:
+        if name in prompt:
+            log.warning("the prompt has %r written in it: read as letters, not as that token", name)
     words = tokenizer.encode(prompt)
     ids = prompt_ids(tokenizer, prompt)
     own = config.eos if isinstance(config.eos, tuple) else (config.eos,)

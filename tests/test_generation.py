@@ -109,3 +109,12 @@ def test_rows_without_a_token_are_never_drawn(tmp_path: Path, llama: Tokenizer) 
 def test_a_tokenizer_of_another_model(llama: Tokenizer) -> None:
     with pytest.raises(UserError, match="only 100 rows: they do not belong together"):
         generate(model_of(100), llama, "to be", samples=1, **OPTIONS)  # type: ignore[arg-type]
+
+
+def test_a_special_token_in_a_prompt_is_told(
+    monkeypatch: pytest.MonkeyPatch, llama: Tokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    said(monkeypatch, llama, "a<s>", llama.encode("to"))
+    assert caplog.messages == [
+        "the prompt has '<s>' written in it: read as letters, not as that token"
+    ]
