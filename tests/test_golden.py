@@ -34,6 +34,7 @@ COMMON = {
     "train__steps": 30,
     "train__decay_steps": 10,
     "train__eval_interval": 10,
+    "sample__prompt": "to be",
     "model__context": 32,
 }
 OF_BASE = {
