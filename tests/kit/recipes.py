@@ -25,6 +25,7 @@ QUICK = {
     "train__decay_steps": 6,
     "train__eval_interval": 6,
     "train__log_interval": 1,
+    "sample__prompt": "",  # which no corpus lacks
     "sample__tokens": 20,
     "sample__samples": 2,
     "machine__device": "cpu",

@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,7 +210,8 @@ def test_there_is_no_model_yet(tmp_path: Path) -> None:
     ids=["empty", "shorter than the context", "not UTF-8", "another alphabet"],
 )
 def test_a_corpus_that_is_none(tmp_path: Path, content: bytes, says: str) -> None:
-    recipe = Recipe(tmp_path / "bad", download__corpus="text.txt", tokenize__test=0.0)
+    given: dict[str, Any] = {"download__corpus": "text.txt", "sample__prompt": "ROMEO:\n"}
+    recipe = Recipe(tmp_path / "bad", **given, tokenize__test=0.0)
     (recipe.folder / "text.txt").write_bytes(content)
     for stage in STAGES:
         process = recipe.start(recipe.command(stage))
