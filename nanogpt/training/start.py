@@ -38,7 +38,7 @@ def initial_config(settings: Settings, tokens: Tokens, base: Path) -> GPTConfig:
     eos = tuple(end for end in dict.fromkeys((eot, *before)) if end is not None)
     # what began the training documents is what programs are to begin a text with
     bos = tokens.manifest.begin[0] if tokens.manifest.begin else config.bos
-    return dataclasses.replace(config, bos=bos, eos=eos if len(eos) > 1 else eot)
+    return dataclasses.replace(config, bos=bos, eos=eos if len(eos) > 1 else next(iter(eos), None))
 
 
 def initial_model(
