@@ -166,11 +166,12 @@ class Run:
             self.seen = newest
             try:
                 rows = checkpoint.covered(self.folder)
+            except UserError:
+                continue  # it was replaced while it was read: the next one covers more
+            try:
                 connection = connection or _Connection(self._training)
                 self._training.send(connection.client, connection.run_id, rows)
                 self.trouble = None
-            except UserError:
-                continue  # it was replaced while it was read: the next one covers more
             except Exception as error:
                 trouble = explain(error)
                 if not self.trouble:

@@ -1,5 +1,7 @@
 """Not now, or never: what a server, a database or the way there answers, and what is said of it."""
 
+import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -86,6 +88,19 @@ def test_what_a_server_answers(
         client.check()
 
 
+def test_a_proxy_is_not_asked_for_this_machine(
+    answering: type[Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering.status = 418  # so that it is seen who answers
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "intern")
+    with pytest.raises(MlflowException, match="failed with error code 418"):
+        client.connect()
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "intern,127.0.0.1,localhost,::1"
+
+
 @pytest.mark.parametrize(
     ("text", "passing"),
     [
@@ -151,7 +166,12 @@ def revision(number: str) -> str:
     ],
 )
 def test_a_database_that_is_of_no_use_is_told_before_the_training(
-    root: Path, monkeypatch: pytest.MonkeyPatch, model: Path, change: str, says: str
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    model: Path,
+    change: str,
+    says: str,
 ) -> None:
     if change == "damage":
         (root / "mlflow.db").write_bytes(b"to be or not to be" * 1000)
@@ -163,9 +183,10 @@ def test_a_database_that_is_of_no_use_is_told_before_the_training(
             database.execute(change)
     with pytest.raises(UserError, match=says):
         client.check()
-    # and where it became so during the training, the scores are refused, and wait
+    # and where it became so during the training, that is said, and the scores are refused and wait
     with pytest.raises(UserError, match=f"not decided: .*{says}"):
         everything(root, model)
+    assert re.search(f"metrics wait in .*{says}", caplog.text)
     assert outbox.send_all() == outbox.REFUSED
     assert waiting() == ["evaluation", "training"]
 
