@@ -14,7 +14,7 @@ from nanogpt.common.errors import UserError
 from nanogpt.generation import generate
 from nanogpt.model import GPT
 from nanogpt.text.tokenizer import Tokenizer, gpt2_json, load
-from tests.text.test_base_tokenizer import llama2
+from tests.kit.brought import llama2
 from tests.text.test_tokenizer import PLAY, train_vocabulary
 
 OPTIONS = {"tokens": 20, "temperature": 1.0, "top_k": None, "top_p": None, "seed": 1}

@@ -18,7 +18,7 @@ from nanogpt.text.proof import Proof
 from nanogpt.text.tokenizer import load
 from nanogpt.text.tokens import SPLITS, open_tokens
 from nanogpt.text.writer import tokenize
-from tests.text.test_base_tokenizer import PADDING, TRUNCATION, base_json, llama2
+from tests.kit.brought import PADDING, TRUNCATION, base_json, llama2
 from tests.text.test_documents import jsonl, make_raw, settings
 from tests.text.test_tokenizer import PLAY, train_vocabulary
 
