@@ -116,21 +116,24 @@ def run_of(client: "MlflowClient", identity: Identity, make: bool = True) -> Any
     """
     found = client.get_experiment_by_name(identity.recipe)
     weights = f"tags.weights_sha256 = '{identity.weights_sha256}'"
-    order = ["start_time DESC"]
-    if found and (
-        runs := [*every(client.search_runs, [found.experiment_id], weights, order_by=order)]
-    ):
+    runs = []
+    if found:
+        order = ["start_time DESC"]
+        runs = [*every(client.search_runs, [found.experiment_id], weights, order_by=order)]
+    if runs:
         lineage = identity.lineage.items()
         # of equals the first, which is the newest
-        return max(runs, key=lambda run: sum(run.data.tags.get(k) == v for k, v in lineage))
-    if not make:
+        run = max(runs, key=lambda run: sum(run.data.tags.get(k) == v for k, v in lineage))
+    elif make:
+        tags = {key: value for key, value in identity.lineage.items() if value}
+        tags |= {"weights_sha256": identity.weights_sha256, "mlflow.source.name": "nanogpt"}
+        place = experiment(client, identity.recipe)
+        name = f"results-{identity.weights_sha256[:8]}"
+        run = client.create_run(place, tags=tags, run_name=name)
+    else:
         return None
-    tags = {key: value for key, value in identity.lineage.items() if value}
-    tags |= {"weights_sha256": identity.weights_sha256, "mlflow.source.name": "nanogpt"}
-    name = f"results-{identity.weights_sha256[:8]}"
-    place = experiment(client, identity.recipe)
-    run = client.create_run(place, tags=tags, run_name=name)
-    client.set_terminated(run.info.run_id)
+    if run.info.status == "RUNNING" and "training" not in run.data.tags:
+        client.set_terminated(run.info.run_id)  # one of their own; also after a kill right here
     return run
 
 

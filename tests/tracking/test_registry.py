@@ -155,13 +155,20 @@ def test_scores_outlive_a_run_that_was_deleted(root: Path, model: Path) -> None:
     assert waiting() == []
 
 
-def test_scores_of_a_model_that_was_trained_elsewhere_are_kept(root: Path) -> None:
+def test_scores_of_a_model_that_was_trained_elsewhere_are_kept(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     strange = registry.Identity("plays", "0" * 64)
     assert registry.summary(strange) == {}
+    with monkeypatch.context() as patch:  # a kill when their run has just been made
+        patch.setattr(MlflowClient, "set_terminated", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            registry.run_of(connect(), strange)
     decision = outbox.evaluated(strange, {"eval_bits_per_byte": 2.0}, "text")
     assert decision == "the weights are not registered, so there is nothing to promote"
     (own,) = runs()
     assert own.data.metrics == {"eval_bits_per_byte": 2.0}
+    assert own.info.status == "FINISHED"
     assert waiting() == []
 
 
