@@ -201,7 +201,6 @@ def test_stages_go_on_while_the_server_dies_and_comes_back(
     front.fail("refuse")  # down from the start
     printed = stage(recipe, front.uri, recipe.command("train"))
     assert "MLflow does not answer, so training test-" in printed
-    assert not list(recipe.data.glob("state/*")), "a finished training leaves no state"
     assert "training test-" in stage(recipe, front.uri, sync, code=os.EX_TEMPFAIL)
     front.mend()
 
