@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from nanogpt.commands.export import open_model
 from nanogpt.common.errors import UserError
+from nanogpt.common.section import mistakes
 from nanogpt.formats.weights import load_model
 from nanogpt.generation import generate
 from nanogpt.machine.distributed import pick_device
@@ -35,10 +36,8 @@ def play(recipe: Path, model: str | None, prompt: str | None, given: Mapping[str
     try:
         wanted = Sample.model_validate(values)
     except ValidationError as error:
-        detail = error.errors()[0]
-        option = str(detail["loc"][0]).replace("_", "-")
-        said = detail["msg"].replace("Input should", "should", 1)
-        raise UserError(f"--{option}: {detail['input']!r}: {said}") from None
+        option, colon, said = mistakes(error, Sample)[0].partition(":")
+        raise UserError(f"--{option.replace('_', '-')}{colon}{said}") from None
     with chdir(place):  # from where the recipe names its files
         text = read_prompt(wanted) if prompt is None else prompt
     with open_model(model or str(place / settings.path("model"))) as (_, folder):

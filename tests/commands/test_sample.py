@@ -46,6 +46,8 @@ def test_sample(
     assert said.count("\nROMEO:") == 2
     code, said = run("sample", "--recipe", there, "--tokens", 0)
     assert (code, said) == (2, "sample: --tokens: 0: should be greater than or equal to 1")
+    code, said = run("sample", "--recipe", there, "--temperature", 1e-9)
+    assert (code, said) == (2, "sample: --temperature 1e-09: 0 takes the likeliest token")
     (root / "prompt.txt").unlink()
     code, said = run("sample", "--recipe", there)
     assert code == 2
