@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nanogpt.common.command import run_stage
 from nanogpt.common.errors import UserError
-from nanogpt.common.files import write_text
+from nanogpt.common.files import describe, write_text
 from nanogpt.common.secrets import holds_secret, public
 from nanogpt.formats.base import open_base
 from nanogpt.settings import Settings, load
@@ -92,13 +92,9 @@ def _base(name: str, settings: Settings) -> Digests:
 
 def _digests(paths: Iterable[Path]) -> Digests:
     whole = [path.absolute() for path in paths]
-    top = os.path.commonpath([path.parent for path in whole]) if whole else ""
-    found = {}
-    for path in whole:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-        found[path.relative_to(top).as_posix()] = digest.hexdigest()
-    return found
+    top = Path(os.path.commonpath([path.parent for path in whole]) if whole else "")
+    files = [describe(top, path.relative_to(top).as_posix()) for path in whole]
+    return {file.name: file.sha256 for file in files}
 
 
 def _missing(error: UserError) -> None:
