@@ -27,6 +27,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from pipelines.graph import RecipeError, root
 
 NOT_YAML = (YAMLError, ValueError, RecursionError)  # such as a 13th month, brackets in brackets
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{,99}")  # as settings.py asks of `data`
 OWN = {"root", "params", "data"}
 HEAD = "# Made from {}; the default recipe explains the keys.\n\n"
 
@@ -42,7 +43,7 @@ def create(name: str, like: Path, changes: Mapping[str, Any]) -> Path:
         RecipeError: not a name; no such recipe or key; changes that do not go with that recipe; or
             a recipe of this name that asks for something else.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{,99}", name):
+    if not NAME.fullmatch(name):
         raise RecipeError(
             f"{name!r} cannot name a recipe; give a NAME of letters, digits, _ -, up to 100"
         )

@@ -54,6 +54,22 @@ def make(
     return subprocess.run(["make", *arguments], cwd=folder, env=env, capture_output=True, text=True)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "pattern"),
+    [
+        ("nanogpt/common/told.py", "pipelines/flows.py", '^WAITING = "(.+?)"'),
+        ("nanogpt/stages/train.py", "pipelines/run.py", '^PUBLISHED = "(.+?)"'),
+        ("nanogpt/settings.py", "pipelines/new.py", r'^(?:DATA|NAME) = .*"(?:data/)?(.+)"\)'),
+    ],
+)
+def test_what_two_packages_have_to_agree_on(ours: str, theirs: str, pattern: str) -> None:
+    """They do not import each other, so each of them says it."""
+    texts = ((ROOT / file).read_text() for file in (ours, theirs))
+    one, other = (re.findall(pattern, text, re.MULTILINE) for text in texts)
+    assert one == other
+    assert len(one) == 1
+
+
 def test_help_has_a_line_for_each_target() -> None:
     text = (ROOT / "Makefile").read_text()
     targets = re.search(r"\.PHONY: (.*)", text)
