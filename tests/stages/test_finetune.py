@@ -1,4 +1,4 @@
-"""Fine-tuning a small real base through all five stages, wholly and by adapters."""
+"""Fine-tuning a small real base through all stages, wholly and by adapters."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""All five stages in a row on a small real recipe, and what a user does with the result."""
+"""All stages in a row on a small real recipe, and what a user does with the result."""
 
 import json
 import math
