@@ -15,18 +15,17 @@ from tokenizers import (
     AddedToken,
     Regex,
     Tokenizer,
-    decoders,
     models,
     normalizers,
     pre_tokenizers,
     processors,
-    trainers,
 )
 
 from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
 from nanogpt.formats.gguf.tokenizer import add_tokenizer, tokenizer_config, tokenizer_json
 from nanogpt.text.tokenizer import EOT, char_json
+from tests.kit.brought import learn
 from tests.text.test_tokenizer import EDGES, PLAY, any_text
 
 CUT = r"[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -49,7 +48,6 @@ PRE_TOKENIZERS = {
     "llama-bpe": by_pattern(rf"{SHORT}|{CUT}|\p{{N}}{{1,3}}|{WORDS}"),
     "qwen2": by_pattern(rf"{SHORT}|{CUT}|\p{{N}}|{WORDS}"),
 }
-NUMBERS = " ".join(str(n * n) for n in range(200))
 
 
 @cache
@@ -57,16 +55,9 @@ def bpe(split: str) -> str:
     """The tokenizer.json of a small byte-level BPE, learned from a play and numbers."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=split == "llama-bpe"))
     tokenizer.pre_tokenizer = PRE_TOKENIZERS[split]
-    tokenizer.decoder = decoders.ByteLevel()
     if split == "qwen2":
         tokenizer.normalizer = normalizers.NFC()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=[EOT, "<|im_start|>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([PLAY, NUMBERS], trainer)
+    learn(tokenizer, 400, [EOT, "<|im_start|>"])
     tokenizer.add_tokens([AddedToken("<think>", normalized=False, special=False)])
     return str(tokenizer.to_str())
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import tokenizers
 from tokenizers import (
-    AddedToken,
     decoders,
     models,
     normalizers,
@@ -17,6 +16,7 @@ from tokenizers import (
 
 from tests.text.test_tokenizer import PLAY
 
+NUMBERS = " ".join(str(n * n) for n in range(200))
 SPECIAL = ["<unk>", "<|im_start|>", "<|im_end|>"]
 
 
@@ -26,14 +26,19 @@ def base_json(special: list[str]) -> str:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
     )
+    return learn(tokenizer, 500, special)
+
+
+def learn(tokenizer: tokenizers.Tokenizer, vocab_size: int, special: list[str]) -> str:
+    """The tokenizer.json of a byte-level BPE that learns from a play and numbers."""
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=500,
-        special_tokens=[AddedToken(text, special=True) for text in special],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([PLAY], trainer)
+    tokenizer.train_from_iterator([PLAY, NUMBERS], trainer)
     text: str = tokenizer.to_str()
     return text
 

@@ -8,12 +8,12 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from nanogpt.architecture import GPTConfig
 from nanogpt.formats.hub_config import to_hub
 from nanogpt.text.tokenizer import EOT
-from tests.text.test_tokenizer import PLAY
+from tests.kit.brought import learn
 
 SHAPES = {
     "gpt2": {"architecture": "gpt2", "n_embd": 64, "bias": True, "activation": "gelu_new"},
@@ -32,18 +32,10 @@ Tensors = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 
 @cache
 def bpe() -> str:
-    """The tokenizer.json of a small byte-level BPE, learned from a play."""
+    """The tokenizer.json of a small byte-level BPE."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=[EOT, "<|im_start|>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([PLAY], trainer)
-    return str(tokenizer.to_str())
+    return learn(tokenizer, 300, [EOT, "<|im_start|>"])
 
 
 def config_of(shape: dict[str, Any]) -> GPTConfig:
