@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from nanogpt.common.errors import UserError
 from nanogpt.formats.weights import weights_sha256
@@ -27,7 +28,7 @@ def show(recipe: Path) -> None:
     What a stage has not made yet, or made of an earlier model, is left out, and named.
 
     Raises:
-        UserError: it has trained no model.
+        UserError: it has trained no model, or its dvc.lock is damaged.
     """
     settings = load(recipe / "params.yaml")
     place = recipe / settings.root
@@ -87,10 +88,17 @@ def show(recipe: Path) -> None:
 
 
 def outdated(lock: Path) -> set[str]:
-    """Stages that DVC last ran on another model than the one that is there now."""
+    """Stages that DVC last ran on another model than the one that is there now.
+
+    Raises:
+        UserError: the lock cannot be read.
+    """
     if not lock.exists():
         return set()  # the stages were run by hand
-    stages = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8"))["stages"]
+    try:
+        stages = YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8"))["stages"]
+    except (YAMLError, ValueError, KeyError, TypeError):
+        raise UserError(f"{lock} is damaged, as by a merge; take a whole one from git") from None
     made = {out["path"]: out for out in stages.get("train", {}).get("outs", [])}
     return {
         name

@@ -66,6 +66,9 @@ def test_report(
     assert "JULIET: ah" in said
     assert "make sample RECIPE=pipelines/plays PROMPT=" in said
     assert "cd pipelines/plays && dvc exp run -S train.learning_rate=" in said
+    (recipe / "dvc.lock").write_text("<<<<<<< HEAD\nstages: {}\n")
+    code, said = run("report", "--recipe", there)
+    assert (code, "dvc.lock is damaged, as by a merge" in said) == (2, True), said
     (root / "data" / "plays" / "train.json").unlink()
     code, said = run("report", "--recipe", there)
     assert code == 2
