@@ -27,6 +27,8 @@ nanogpt = python -m nanogpt.commands
 ready := nanogpt.common.ready
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# for what makes room or stops something: no question about the place where all is there already
+MADE := $(if $(wildcard $(READY)),,$(READY))
 
 ifeq ($(OS),Windows_NT)
 $(error native Windows has not the locks, links and signals that this needs; install WSL (wsl --install), clone this into its own file system and run it there)
@@ -96,7 +98,7 @@ join: $(READY) ## train on several machines: run it on each (machine.nodes, mach
 deploy: $(READY) ## start a Prefect server and a worker on this machine, apply prefect.yaml (PORT=4200)
 	@python -m pipelines.local up $(call given,port,PORT)
 
-undeploy: $(READY) ## stop what `make deploy` started
+undeploy: $(MADE) ## stop what `make deploy` started
 	@python -m pipelines.local down
 
 ui: $(READY) ## show the runs in MLflow, at http://127.0.0.1:5000 (PORT=5000)
@@ -157,7 +159,7 @@ $(VENV)/uv/bin/uv:
 	$(PYTHON) -m venv $(VENV)/uv
 	$(VENV)/uv/bin/python -m pip install --quiet uv
 
-clean-states: $(READY) ## list what trainings resume from, with sizes (REMOVE=1)
+clean-states: $(MADE) ## list what trainings resume from, with sizes (REMOVE=1)
 	@$(nanogpt) clean --states $(call flag,remove,REMOVE)
 
 clean: ## remove the environment and caches of tools; artifacts, runs and DVC's cache stay

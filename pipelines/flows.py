@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -194,6 +195,8 @@ def find_server() -> None:
     except urllib.error.HTTPError as error:
         error.close()  # it answers: what it wants Prefect knows
     except OSError as error:
+        if isinstance(getattr(error, "reason", None), ssl.SSLError):
+            return  # Prefect has settings of its own for certificates
         print(
             f"Prefect's server at {address} does not answer ({error}); start it, or take a"
             " temporary one: PREFECT_API_URL= make flow",

@@ -34,14 +34,15 @@ Recipe = Annotated[Path, typer.Option(help="The folder of a recipe.")]
 
 
 @app.callback()
-def everywhere() -> None:
+def everywhere(context: typer.Context) -> None:
     """Train, sample and hand on small GPTs; what takes stages is run by `dvc repro`."""
     if checkout() is None:
         raise UserError(
             f"this command belongs to the checkout {CODE}, and {Path.cwd()} is in none; change into"
             " a checkout"
         )
-    check(None)
+    if context.invoked_subcommand != "clean":  # which makes the room that may be wanting
+        check(None)
 
 
 @app.command()

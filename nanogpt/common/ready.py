@@ -125,8 +125,9 @@ def _links(place: Path, data: Path) -> Iterator[str]:
 
 def _writable(place: Path, data: Path) -> Iterator[str]:
     """Where results, locks, caches and records go."""
-    names = (".", "data", data, "data/.outbox", ".dvc", ".dvc/tmp", ".dvc/cache", "mlruns")
-    for path in dict.fromkeys(place / name for name in (*names, "mlflow.db")):
+    names = (".", "data", data, "data/.outbox", ".dvc", ".dvc/tmp", ".dvc/cache")
+    local = () if os.environ.get("MLFLOW_TRACKING_URI") else ("mlruns", "mlflow.db")
+    for path in dict.fromkeys(place / name for name in (*names, *local)):
         needed = os.W_OK | (os.X_OK if path.is_dir() else 0)
         if path.exists() and not os.access(path, needed, effective_ids=EFFECTIVE):
             if os.statvfs(path).f_flag & os.ST_RDONLY:
@@ -146,9 +147,11 @@ def _disk(place: Path, _: Path) -> Iterator[str]:
         yield f"the disk of {place} has {free >> 20} MiB left; make room: 100 MiB are the least"
         return
     try:
-        with tempfile.TemporaryFile(dir=place) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a training and the outbox
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # DVC and MLflow's database
+        # a training and the outbox take the one, DVC and MLflow's database the other; a file for
+        # each, since on macOS, NFS and SMB one kind of lock excludes the other
+        for lock in (fcntl.flock, fcntl.lockf):
+            with tempfile.TemporaryFile(dir=place) as file:
+                lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return  # said above

@@ -4,9 +4,11 @@ A training that has published keeps its state until `dvc.lock` holds the result:
 the next `dvc repro` finds nothing left to train, and publishes the same again.
 """
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -73,7 +75,12 @@ def remove(folder: Path) -> bool:
     """Remove a state with its lock, unless a process trains from it; whether it is gone."""
     try:
         with lock_of(folder).acquire(timeout=0) as lock:
-            remove_folder(folder)
+            try:
+                remove_folder(folder)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                shutil.rmtree(folder)  # no room even for a new name
             # before the release: a process that waits then finds no file, and makes a new one
             Path(lock.lock_file).unlink(missing_ok=True)
         return True

@@ -51,7 +51,7 @@ def compile_fault(device: torch.device) -> str | None:
     try:
         torch.compile(lambda x: x.exp().sum())(torch.ones(8, device=device))
     except Exception as error:  # of any kind: many programs take part
-        lines = [line for line in str(error).splitlines() if line.strip()]
+        lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
         return next((line for line in lines if "ompiler" in line or "rror:" in line), lines[0])
     return None
 

@@ -11,6 +11,7 @@ to `inputs/`, so that what depends on them runs again when they were edited.
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,13 +22,15 @@ from nanogpt.common.secrets import holds_secret, public
 from nanogpt.formats.base import open_base
 from nanogpt.settings import Settings, load
 from nanogpt.sources import bases, corpora
-from nanogpt.sources.fetch import Files
+from nanogpt.sources.fetch import Files, real_path
 from nanogpt.sources.hub import model_files
 from nanogpt.text.prompt import read_prompt
 from nanogpt.text.raw import open_raw
 from nanogpt.tracking import client
 
 Digests = dict[str, str]  # SHA-256 by name
+KNOWN = "digests.json"  # by whole path: size, time and number of a file as it was read
+FRESH = 2_000_000_000  # nanoseconds
 
 
 def main(settings: Settings) -> None:
@@ -67,7 +70,7 @@ def _corpus(settings: Settings) -> Digests:
         _missing(error)
         return {file.name.removeprefix("corpus/"): file.sha256 for file in raw.files}
     paths = [Path(p) for s in found.sources if isinstance(s, Files) for p in s.paths]
-    return _digests(paths)
+    return _digests(paths, settings.path(KNOWN))
 
 
 def _base(name: str, settings: Settings) -> Digests:
@@ -86,15 +89,30 @@ def _base(name: str, settings: Settings) -> Digests:
             names = model_files(source.path, {p.name for p in source.path.iterdir() if p.is_file()})
         except UserError as error:
             raise UserError(f"download.base: {name}: {error}") from None
-        return _digests(source.path / name for name in names)
-    return _digests(map(Path, source.paths)) if isinstance(source, Files) else {}
+        return _digests((source.path / name for name in names), settings.path(KNOWN))
+    paths = map(Path, source.paths) if isinstance(source, Files) else ()
+    return _digests(paths, settings.path(KNOWN))
 
 
-def _digests(paths: Iterable[Path]) -> Digests:
-    whole = [path.absolute() for path in paths]
+def _digests(paths: Iterable[Path], known: Path) -> Digests:
+    """Digests of files, named as `download` does; only what changed since `known` is read."""
+    whole = [real_path(str(path)) for path in paths]
     top = Path(os.path.commonpath([path.parent for path in whole]) if whole else "")
-    files = [describe(top, path.relative_to(top).as_posix()) for path in whole]
-    return {file.name: file.sha256 for file in files}
+    seen = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
+    found = {}
+    for path in whole:
+        about, name = path.stat(), path.relative_to(top).as_posix()
+        stamp = [about.st_size, about.st_mtime_ns, about.st_ino]
+        *older, digest = seen.get(str(path), [None])
+        if older != stamp:
+            digest = describe(top, name).sha256
+        if time.time_ns() - about.st_mtime_ns > FRESH:  # else it may change within the same tick
+            seen[str(path)] = [*stamp, digest]
+        found[name] = digest
+    if seen:
+        known.parent.mkdir(parents=True, exist_ok=True)
+        write_text(known, json.dumps(seen))
+    return found
 
 
 def _missing(error: UserError) -> None:

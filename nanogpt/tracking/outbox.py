@@ -162,9 +162,14 @@ def deliver(patience: float) -> Iterator[Result]:
             blocked = explain(error)
         trainings: dict[str, Trouble] = {}  # that MLflow does not have, by what they made
         seen: set[Path] = set()
-        # anew each time: others send, take back, and tell more in the meantime
-        while left := [each for each in entries.waiting() if each[0] not in seen]:
-            entry, about = left[0]
+        left: list[tuple[Path, dict[str, Any]]] = []
+        while True:
+            # anew while it is sent: others send, take back, and tell more in the meantime
+            if not left or (client and not blocked):
+                left = [each for each in entries.waiting() if each[0] not in seen]
+            if not left:
+                break
+            entry, about = left.pop(0)
             seen.add(entry)
             if client and time.monotonic() > deadline:
                 blocked = Trouble("MLflow is slow", True)

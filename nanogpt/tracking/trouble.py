@@ -30,10 +30,11 @@ ADVICE = {  # by the status that a server answers with
 STATUS = re.compile(r"failed with error code (\d{3})|Tunnel connection failed: (\d{3})")
 PASSING_STATUS = {408, 409, 423, 425, 429, 499}  # and 5xx, but for what is never there
 NEVER_STATUS = {501, 505}
+GATEWAY = {502, 503, 504}
 # what is lasting though its kind of error mostly passes: words of the message, what helps
 LASTING = (
     (r"certificate", "MLFLOW_TRACKING_SERVER_CERT_PATH names the certificate to trust"),
-    (r"WRONG_VERSION_NUMBER|HTTP_REQUEST", "look whether it is http:// or https://"),
+    (r"\[SSL: (WRONG_VERSION_NUMBER|HTTP_REQUEST)", "look whether it is http:// or https://"),
     (r"INTERNAL_ERROR: Response: .*(auth|forbidden|denied|token)", ADVICE[401]),
     (r"not in a valid JSON format", ADVICE[404]),
     (r"out-of-date database schema", "keep a copy of it, and run `mlflow db upgrade <its URI>`"),
@@ -74,6 +75,8 @@ def explain(error: Exception) -> Trouble:
     text = f"{kind}{error}".strip()
     short = public(text.partition("\n")[0])[:200]
     code, status = str(getattr(error, "error_code", "")), _status(error, text)
+    if status in GATEWAY and STATUS.search(text):
+        return Trouble(short, True)  # what its page says is not MLflow's word
     if status in ADVICE and code != "RESOURCE_DOES_NOT_EXIST":
         return Trouble(short, False, ADVICE[status])
     for words, advice in LASTING:

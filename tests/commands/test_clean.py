@@ -1,6 +1,9 @@
 """`nanogpt clean --states`: what there is, and away with it; never what a process trains from."""
 
+import errno
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,3 +62,13 @@ def test_what_is_no_state_is_not_removed(data: Path, run: Run, name: str) -> Non
     assert "is no state" in said
     assert run("clean")[0] == 2
     assert len(list(data.glob("**/journal.jsonl"))) == 4
+
+
+def test_a_full_disk_can_be_cleaned(data: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(states, "remove_folder", full)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    assert run("clean", "--states", "--remove")[0] == 0
+    assert len(list(data.glob("**/state/*/journal.jsonl"))) == 2  # which are not ours

@@ -1,5 +1,6 @@
 """What is in one's own files is written down, and what cannot go well is told first."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from nanogpt.common.errors import UserError
-from nanogpt.common.files import digest_files, list_files
+from nanogpt.common.files import describe, digest_files, list_files
 from nanogpt.common.manifest import write_manifest
 from nanogpt.formats.base import Base
 from nanogpt.settings import parse
@@ -64,6 +65,22 @@ def test_an_edited_file_is_seen(recipe: dict[str, Any], file: str, changed: set[
     Path(file).write_text("edited")
     after = inputs(recipe)
     assert {name for name in before if before[name] != after[name]} == changed
+
+
+@pytest.mark.parametrize("recipe", [OWN, FOLDER, GGUF])
+def test_a_file_is_read_again_when_it_changed(
+    here: Path, recipe: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in here.rglob("*.*"):
+        os.utime(path, (1, 1))  # what is as young as this test may change within a tick
+    before = inputs(recipe)
+    monkeypatch.delattr(check, "describe")
+    assert inputs(recipe) == before
+    monkeypatch.setattr(check, "describe", describe, raising=False)
+    for path in here.rglob("*.*"):
+        path.write_text(path.read_text().swapcase())  # as long as it was
+        os.utime(path, (2, 2))
+    assert inputs(recipe)["download"] != before["download"]
 
 
 @pytest.mark.parametrize("recipe", [OWN, FOLDER, GGUF])

@@ -49,7 +49,9 @@ def test_what_the_server_did_not_take_arrives_when_it_is_back(
     front.fail(fault)
     assert everything(root, model).startswith("not decided: MLflow does not have the scores")
     assert waiting() == ["evaluation", "sample", "training"]
-    warnings = [record.getMessage() for record in caplog.records]
+    warnings = [
+        record.getMessage() for record in caplog.records if not record.name.endswith("lineage")
+    ]  # which misses a commit
     assert len(warnings) == 4, warnings  # while it trains, at its end, `eval`, `sample`
     assert "`nanogpt sync`" in warnings[-1]
     assert outbox.send_all() == os.EX_TEMPFAIL

@@ -67,7 +67,8 @@ def answering(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Answ
         (408, "", None),
         (429, JSON % "REQUEST_LIMIT_EXCEEDED", None),
         (500, "<html>Oops</html>", None),
-        (502, "", None),
+        (502, "<html>The upstream host does not exist</html>", None),
+        (503, "<html>The site is in maintenance mode</html>", None),
         (503, JSON % "TEMPORARILY_UNAVAILABLE", None),
     ],
 )
@@ -115,6 +116,11 @@ def test_a_proxy_is_not_asked_for_this_machine(
         ("Can't locate revision identified by 'ffff'", False),
         ("Model registry functionality is unavailable; got unsupported URI 'x'", False),
         ("(sqlite3.OperationalError) database is locked", True),
+        (
+            "API request to http://x failed with timeout exception Read timed out. To increase the"
+            " timeout, set the environment variable MLFLOW_HTTP_REQUEST_TIMEOUT to a larger value.",
+            True,
+        ),
         ("API request to http://x failed with exception: Connection refused", True),
     ],
 )
@@ -220,7 +226,9 @@ def test_a_refusal_is_told_once_and_the_training_goes_on(
     answering.status, answering.body = 401, "who are you?"
     run = begin(root / "state", 8, saved=8)
     outbox.end(run, "FINISHED")
-    first, second = (record.getMessage() for record in caplog.records)
+    first, second = (
+        record.getMessage() for record in caplog.records if not record.name.endswith("lineage")
+    )  # which misses a commit
     assert "metrics wait in" in first
     assert "MLFLOW_TRACKING_PASSWORD" in first
     assert second.startswith("MLflow does not take training plays-01234567: ")
