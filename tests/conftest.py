@@ -36,8 +36,9 @@ def refuse_network(event: str, args: tuple[Any, ...]) -> None:
             raise RuntimeError(f"a test connects to {host}; mark it `network`, or serve it locally")
 
 
-# started in the background, a shell has this process ignore Ctrl-C, and all that the tests start
+# started in the background or by nohup, this process and all that it starts ignore these
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 if not os.environ.get("NANOGPT_TEST_NETWORK"):
     sys.addaudithook(refuse_network)

@@ -94,7 +94,8 @@ def tower(tmp_path: Path) -> "Callable[..., Tower]":
         return made[0]
 
     yield make  # type: ignore[misc]
-    made[0].end()
+    for each in made:
+        each.end()
 
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="nobody says who ignores SIGHUP")
