@@ -99,11 +99,12 @@ def clear(place: Path) -> None:
 
 def _demolish(workshop: Path) -> None:
     """Remove a workshop; its lock at last, so that the rest can be told after a kill in here."""
-    for path in workshop.glob("*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name != LOCK:
-            path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):  # another process, which takes it for remains, is faster
+        for path in workshop.glob("*"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
     shutil.rmtree(workshop, ignore_errors=True)
 
 

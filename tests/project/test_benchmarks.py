@@ -96,6 +96,7 @@ def test_every_section_runs_and_both_sides_have_figures(
     assert all(f"| {measure} |" in shown for measure in by_name)
 
 
+@pytest.mark.slow
 def test_a_training_of_ours_is_timed_and_scored(
     tmp_path: Path, text: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -262,6 +262,7 @@ def registered(root: Path, tmp_path: Path) -> str:
     return str(client().get_model_version("nanogpt-plays", "1").run_id)
 
 
+@pytest.mark.slow
 def test_registered_model_comes_with_its_lineage(registered: str, tmp_path: Path) -> None:
     manifest = download_base(["models:/nanogpt-plays@candidate"], Path("data/base"))
     assert manifest.name == "models:/nanogpt-plays@candidate"

@@ -161,7 +161,7 @@ def test_zero_steps_publish_the_base(fresh: Recipe) -> None:
     assert "base" not in json.loads((fresh.data / "eval.json").read_text())
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("architecture", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_adapters_train_merge_and_load_in_peft(
     tmp_path: Path, empty_database: Path, architecture: str
 ) -> None:

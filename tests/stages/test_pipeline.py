@@ -152,6 +152,7 @@ def test_without_a_test_split_val_is_scored_and_it_says_so(again: Recipe) -> Non
     assert json.loads((again.data / "eval.json").read_text())["split"] == "val"
 
 
+@pytest.mark.slow
 def test_a_score_does_not_depend_on_the_type_that_a_model_is_trained_in(again: Recipe) -> None:
     scores = set()
     for dtype in ("float32", "bfloat16", "auto"):

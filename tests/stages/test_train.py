@@ -54,6 +54,7 @@ def kill_after_a_save(recipe: Recipe) -> None:
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_what_it_learns_does_not_depend_on_the_processes(
     new_recipe: Callable[..., Recipe],
 ) -> None:
@@ -132,6 +133,7 @@ def test_until_the_lock_holds_it_a_result_is_published_again(
     assert tracked(recipe) == told
 
 
+@pytest.mark.slow
 def test_a_second_training_of_the_same_model_waits_its_turn(
     new_recipe: Callable[..., Recipe],
 ) -> None:
@@ -151,6 +153,7 @@ def test_a_second_training_of_the_same_model_waits_its_turn(
 @pytest.mark.parametrize(
     ("processes", "steps", "number"), [(1, 300, signal.SIGINT), (2, 150, signal.SIGTERM)]
 )
+@pytest.mark.slow
 def test_stopped_by_a_signal_it_saves_that_very_step(
     new_recipe: Callable[..., Recipe], processes: int, steps: int, number: signal.Signals
 ) -> None:

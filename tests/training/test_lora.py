@@ -205,7 +205,7 @@ def gradients(model: GPT, run: Any) -> Iterator[torch.Tensor]:
             yield parameter.grad.clone()
 
 
-@pytest.mark.parametrize("shape", ["gpt2", "qwen3"])
+@pytest.mark.parametrize("shape", ["gpt2", pytest.param("qwen3", marks=pytest.mark.slow)])
 def test_checkpointed_and_compiled_they_learn_the_same(shape: str) -> None:
     model = adapted(shape, Lora(rank=RANK, alpha=8.0, targets=EVERY)).train()
     plain = list(gradients(model, model))
@@ -297,6 +297,7 @@ def alone() -> list[float]:
 
 
 @pytest.mark.parametrize(("parallel", "checkpointing"), [("ddp", False), ("fsdp", True)])
+@pytest.mark.slow
 def test_on_two_processes_they_learn_the_same(
     parallel: str, checkpointing: bool, alone: list[float]
 ) -> None:
