@@ -79,6 +79,8 @@ def one_line(command: str) -> Iterator[None]:
     except OSError as error:
         said = f"{error.filename or ''}: {error.strerror or error}".lstrip(": ")
         message, code = _shortage(error) or said, 1
+        if message != said and error.strerror != os.strerror(error.errno or 0):
+            message = f"{said}; {message}"  # ours, which says what became of the work
     except Stopped as stopped:
         message, code = f"{stopped}; run the same command to go on", 128 + stopped.signal
     except KeyboardInterrupt as told:

@@ -70,9 +70,12 @@ UNDER_WAY = {
 }
 AT_THE_END = {
     "publish": Kind(
-        r"data/test/(model|curves|train)", since=rf"mkdir data/test/{WORKSHOP}/new-model"
+        rf"data/test/({WORKSHOP}/new-)?(model|curves|train)",
+        since=rf"mkdir data/test/{WORKSHOP}/new-model",
     ),
-    "register": Kind(rf"rename data/\.outbox/{WORKSHOP}/new-training-\w+$", later=math.inf, nth=1),
+    "register": Kind(
+        rf"rename data/\.outbox/{WORKSHOP}/new-training-[\w.-]+$", later=math.inf, nth=1
+    ),
     "mark of the end": Kind(rf"{STATE}/({WORKSHOP}/new-)?finished\.json"),
 }
 KINDS = UNDER_WAY | AT_THE_END | {FIRST: Kind(r"write mlflow\.db\.lock", later=1.5, nth=1)}
