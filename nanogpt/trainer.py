@@ -107,12 +107,14 @@ class Trainer:
             train.steps, "train", "step", initial=progress.step, disable=self.world.rank > 0
         )
         while True:
-            seconds = self._stop_if_told()
+            told, seconds = self._ask()
             position = _schedule_step(progress.step, seconds, train)
             at_end = position >= train.steps or progress.stale >= (train.patience or math.inf)
             due = progress.step % train.eval_interval == 0 or at_end
             if progress.pending and (progress.pending >= train.log_interval or at_end):
                 self._point()
+            if told:  # after the point, of whose last step a save knows neither norm nor rate
+                self._stop(told)
             if due and progress.scored_step < progress.step:
                 loss = self._validate()
                 shown.set_postfix_str(f"val loss {loss:.4f}", refresh=False)
@@ -168,7 +170,11 @@ class Trainer:
         progress, paused = self.progress, time.perf_counter()
         return_freed_memory()
         nats, count = total_loss(
-            self.core, self.val_tokens, self.context, self.world, lambda _: self._stop_if_told()
+            self.core,
+            self.val_tokens,
+            self.context,
+            self.world,
+            lambda _: self._stop(self._ask()[0]),
         )
         loss = nats / count
         if not math.isfinite(loss):
@@ -218,16 +224,18 @@ class Trainer:
         progress.guard = self.guard.state()
         self.hooks.save(progress)
 
-    def _stop_if_told(self) -> float:
-        """Seconds so far, the same for all processes, unless one of them is told to stop."""
+    def _ask(self) -> tuple[int, float]:
+        """The signal to stop, or 0, and seconds so far: the same for all processes."""
         self.world.check_parent()
         spent = time.perf_counter() - self.started
         signal, seconds = self.world.largest(self.hooks.stop(), spent)
+        return int(signal), seconds
+
+    def _stop(self, signal: int) -> None:
+        """Save and stop, if there is a signal."""
         if signal:
             self._keep()
-            step = self.progress.step
-            raise Stopped(f"stopped at step {step:,}, which is saved", int(signal))
-        return seconds
+            raise Stopped(f"stopped at step {self.progress.step:,}, which is saved", signal)
 
 
 def _schedule_step(step: int, seconds: float, train: Train) -> float:

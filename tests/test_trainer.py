@@ -247,7 +247,7 @@ def test_told_to_stop_it_saves_and_goes_on_as_if_nothing_had_been() -> None:
     stopped.run()
     for name, tensor in whole.saves[-1]["tensors"].items():
         assert torch.equal(tensor, stopped.saves[-1]["tensors"][name]), name
-    for name in ("train_loss", "val_loss"):
+    for name in ("train_loss", "learning_rate", "grad_norm", "val_loss"):
         assert stopped.curve(name) == whole.curve(name)
 
 
