@@ -30,10 +30,10 @@ def device() -> str:
 
 
 def gpu(bench: Bench) -> Iterator[list[Figure]]:
-    """Speed of both recipes, a turn at a time, then the time of the small one to nanoGPT's best."""
+    """The time of the small recipe to nanoGPT's best, then the speed of both, one at a time."""
+    yield best(bench)
     noise = make_noise(bench)
     for _ in range(bench.turns):
-        figures = []
         for params, flags, tokens, count in (
             (SMALL, ITS_SMALL, bench.ours.tokens, bench.sizes.gpu[0]),
             (LARGE, ITS_LARGE, noise, bench.sizes.gpu[1]),
@@ -44,10 +44,11 @@ def gpu(bench: Bench) -> Iterator[list[Figure]]:
             ours = bench.ours.train(params, tokens=tokens, train=train, machine=ON_GPU)
             theirs = bench.peer(*flags, "--eval_interval=1000", f"--max_iters={count}")
             its = _tokens_a_step(theirs) / theirs.step_seconds if theirs else None
-            figures.append(
-                Figure(f"`{params.parent.name}`", "tokens/s", size / ours.step_seconds, its)
-            )
-        yield figures
+            yield [Figure(f"`{params.parent.name}`", "tokens/s", size / ours.step_seconds, its)]
+
+
+def best(bench: Bench) -> list[Figure]:
+    """A whole training of the small recipe: when it reached nanoGPT's best, and how it ended."""
     train = speed(bench.sizes.loss) if bench.sizes.loss else {}
     ours = bench.ours.train(SMALL, train=train, machine=ON_GPU)
     flags = [*ITS_SMALL, "--always_save_checkpoint=True"]
@@ -57,7 +58,7 @@ def gpu(bench: Bench) -> Iterator[list[Figure]]:
     bench.score(
         ours, theirs, yaml.safe_load(SMALL.read_text(encoding="utf-8"))["model"]["context"], CORES
     )
-    yield [*reaching(BEST, ours, theirs), *ending("", ours, theirs)]
+    return [*reaching(BEST, ours, theirs), *ending("", ours, theirs)]
 
 
 def speed(steps: int) -> dict[str, Any]:

@@ -48,11 +48,12 @@ def waiting() -> list[tuple[Path, dict[str, Any]]]:
 
 
 def _about(entry: Path) -> dict[str, Any]:
+    unknown = {"title": entry.name, "server": None, "at": 0}  # whoever sends it will say so
     try:
-        about: dict[str, Any] = json.loads((entry / "about.json").read_text("utf-8"))
-    except ValueError:  # whoever sends it will say so
-        about = {"title": entry.name, "server": None, "at": 0}
-    return about
+        about = json.loads((entry / "about.json").read_text("utf-8"))
+    except ValueError:
+        return unknown
+    return unknown | about if isinstance(about, dict) else unknown
 
 
 def kind(entry: Path) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanogpt.tracking.client import every
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -49,7 +51,8 @@ def upload(
 
     run = client.get_run(run_id)
     experiment_id = run.info.experiment_id
-    for model in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
+    query = f"source_run_id = '{run_id}'"
+    for model in [*every(client.search_logged_models, [experiment_id], query)]:
         if model.tags.get("weights_sha256") == tags["weights_sha256"]:
             if model.status == "READY":
                 return str(model.model_id)

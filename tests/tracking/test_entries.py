@@ -40,6 +40,7 @@ def test_what_is_no_entry_is_left_alone(root: Path) -> None:
     (location.outbox() / "my-notes").mkdir(parents=True)
     (location.outbox() / "training-a.0").mkdir()
     assert entries.waiting() == []  # the second is being removed
-    (location.outbox() / "training-a.0" / "about.json").write_text("{")
-    ((path, about),) = entries.waiting()
-    assert about["title"] == path.name
+    for damaged in ("{", "{}", "[]", "null"):
+        (location.outbox() / "training-a.0" / "about.json").write_text(damaged)
+        ((path, about),) = entries.waiting()
+        assert about["title"] == path.name
