@@ -21,7 +21,7 @@ from types import FrameType
 import psutil
 from dvc.cli import main as dvc
 
-from pipelines.graph import dvc_environment
+from pipelines.graph import RecipeError, dvc_environment, stages
 
 TELL_SECONDS = 1  # DVC may have started another stage in the meantime
 PUBLISHED = "NANOGPT_PUBLISHED"  # names a file that the train stage makes where it published
@@ -112,6 +112,11 @@ def main() -> None:
     parser.add_argument("action", choices=["repro", "join"])
     parser.add_argument("recipe", type=Path, help="its folder, seen from the repository's root")
     args = parser.parse_args()
+    try:
+        stages(args.recipe)  # DVC would not say which recipes there are
+    except RecipeError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
     os.environ.update(dvc_environment())
     with telling_on():
         sys.exit({"repro": repro, "join": join}[args.action](args.recipe))

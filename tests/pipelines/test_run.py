@@ -34,6 +34,8 @@ Path("saved").touch()
 sys.exit(128 + told[0])
 """
 
+HERE = {"PYTHONPATH": str(ROOT)}
+
 
 def start(folder: Path, action: str) -> "subprocess.Popen[str]":
     path = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
@@ -41,12 +43,24 @@ def start(folder: Path, action: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines.run", action, "--", "."],
         cwd=folder,
-        env=known | {"PATH": path, "PYTHONPATH": "" if action == "join" else str(ROOT)},
+        env=known | {"PATH": path} | (HERE if action == "repro" else {"PYTHONPATH": ""}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
+
+
+@pytest.mark.parametrize("action", ["repro", "join"])
+def test_a_wrong_folder_is_told_which_recipes_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    make_toy(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-m", "pipelines.run", action, "--", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | HERE)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("nowhere is not the folder of a recipe")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
