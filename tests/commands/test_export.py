@@ -1,6 +1,5 @@
 """What leaves: a repository, a GGUF file or adapters that others load."""
 
-import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -21,28 +20,9 @@ from tests.kit.recipes import Run, contents
 from tests.kit.trainings import CARD, begin, make_model, python, registration
 
 
-def exports_to(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # by its name, nanogpt.commands.export, it is the command until the module is imported
-    monkeypatch.setattr(importlib.import_module("nanogpt.commands.export"), "CODE", root)
-
-
 def exported(folder: Path) -> dict[str, bytes]:
     """All files of an export, but for its record."""
     return {name: content for name, content in contents(folder).items() if name != RECORD}
-
-
-@pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A model directory, plays/model, below the current folder, which stands for the root."""
-    monkeypatch.chdir(tmp_path)
-    exports_to(tmp_path, monkeypatch)
-    (tmp_path / "plays").mkdir()
-    folder = make_model(Path("plays/model"))
-    (folder / "README.md").write_text(CARD)
-    (folder / "adapter").mkdir()
-    (folder / "adapter" / "adapter_config.json").write_text("{}")
-    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"small")
-    return folder
 
 
 def test_a_repository_is_the_model_directory(model: Path, run: Run) -> None:
@@ -125,104 +105,6 @@ def test_adapters_are_copied(model: Path, run: Run) -> None:
     assert exported(Path("exports/plays/peft")) == contents(model / "adapter")
 
 
-FORMATS = {
-    "hf": (),
-    "gguf": ("--format", "gguf", "--dtype", "F32"),
-    "peft": ("--format", "peft"),
-}
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_an_earlier_export_is_replaced(format: str, model: Path, run: Run) -> None:
-    words = ("export", model, *FORMATS[format], "--out", "out")
-    Path("out").mkdir()  # that it is there and empty is no hindrance
-    assert run(*words)[0] == 0
-    first = contents(Path("out"))
-    assert len(first) > 1
-    assert run(*words)[0] == 0
-    assert contents(Path("out")) == first
-    assert sorted(path.name for path in Path().iterdir()) == ["out", "plays"]
-
-
-Harm = Callable[[Path], object]
-MINE: dict[str, tuple[Harm, str]] = {
-    "a config.json of mine": (lambda out: (out / "config.json").write_text("{}"), "config.json"),
-    "a repository": (lambda out: (out / ".git").mkdir(), ".git"),
-    "a file more": (lambda out: (out / "notes").touch(), "notes"),
-    "a folder more": (lambda out: (out / "adapter" / "mine").mkdir(parents=True), "adapter"),
-    "a card that I changed": (lambda out: (out / "README.md").write_text(CARD[::-1]), "README.md"),
-    "a link": (lambda out: (out / "x").symlink_to("nowhere"), "x"),
-    "a record that is none": (lambda out: (out / RECORD).write_text("{}"), ""),
-}
-
-
-@pytest.mark.parametrize("name", MINE)
-@pytest.mark.parametrize("before", [False, True], ids=["", "in an export"])
-def test_what_no_export_wrote_stays(name: str, before: bool, model: Path, run: Run) -> None:
-    harm, held = MINE[name]
-    Path("out").mkdir()
-    if before:
-        assert run("export", model, "--out", "out")[0] == 0
-    harm(Path("out"))
-    there = sorted(Path("out").rglob("*"))
-    kept = contents(Path("out"))
-    code, said = run("export", model, "--out", "out")
-    assert code == 2
-    assert said.startswith(f"export: --out out holds {held}")
-    assert "name another folder" in said
-    assert sorted(Path("out").rglob("*")) == there
-    assert contents(Path("out")) == kept
-
-
-def test_files_beside_a_gguf_stay_and_one_of_its_name(model: Path, run: Run) -> None:
-    words = ("export", model, "--format", "gguf", "--out", "out", "--dtype")
-    Path("out").mkdir()
-    Path("out/notes").write_text("mine")
-    Path("out/plays-F16.gguf").write_text("somebody's")
-    assert run(*words, "F32") == (0, "out/plays-F32.gguf")
-    assert run(*words, "Q8_0") == (0, "out/plays-Q8_0.gguf")
-    assert run(*words, "F32") == (0, "out/plays-F32.gguf")
-    code, said = run(*words, "F16")
-    assert code == 2
-    assert said.startswith("export: --out out holds plays-F16.gguf, which no export wrote")
-    assert Path("out/notes").read_text() == "mine"
-    assert Path("out/plays-F16.gguf").read_text() == "somebody's"
-
-
-@pytest.mark.parametrize(
-    ("out", "said"),
-    [
-        (".", "export: --out . holds "),
-        ("plays/model", "export: --out plays/model is in the model's own folder"),
-        ("plays/model/sub/hf", "is in the model's own folder; name another"),
-        ("file", "export: --out file is no folder"),
-        ("gone", "export: --out gone is no folder"),
-    ],
-)
-@pytest.mark.parametrize("format", FORMATS)
-def test_a_place_that_is_none_is_refused(
-    format: str, out: str, said: str, model: Path, run: Run
-) -> None:
-    Path("file").write_text("mine")
-    Path("gone").symlink_to("nowhere")
-    if format == "gguf" and out == ".":
-        return  # it lies beside what is there
-    before = contents(Path())
-    code, message = run("export", model, *FORMATS[format], "--out", out)
-    assert code == 2
-    assert said in message
-    assert contents(Path()) == before
-
-
-def test_an_export_to_another_format_stays(model: Path, run: Run) -> None:
-    for format, words in FORMATS.items():
-        assert run("export", model, *words, "--out", format)[0] == 0
-        for other in FORMATS.keys() - {format}:
-            code, said = run("export", model, *FORMATS[other], "--out", format)
-            message = f"export: --out {format} holds an export to {format}; name another folder"
-            assert (code, said) == (2, message)
-
-
 def test_what_is_its_owners_is_not_copied(model: Path, run: Run) -> None:
     shown = contents(model)
     for name in (".env", ".git/config", "training_args.bin", "adapter/optimizer.pt"):
@@ -248,7 +130,7 @@ def test_a_weight_that_a_type_has_not_is_refused(
     assert load_model(Path("out")).head.weight.isfinite().all()
 
 
-DAMAGE: dict[str, Harm] = {
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "has no tokenizer.json that can be read": lambda m: (m / "tokenizer.json").unlink(),
     "tokenizer.json is damaged, or not": lambda m: (m / "tokenizer.json").write_text("{}"),
     "tokenizer_config.json is damaged": lambda m: (m / "tokenizer_config.json").write_text("{"),
@@ -277,11 +159,11 @@ def test_of_several_chat_templates_the_default_is_taken(model: Path, run: Run) -
 
 
 @pytest.fixture
-def registered(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def registered(tmp_path: Path, root: Path, exports_to: Callable[[Path], None]) -> Path:
     """A model of MLflow's registry, and its directory."""
     folder = make_model(tmp_path / "model")
     (folder / "README.md").write_text(CARD)
-    exports_to(root, monkeypatch)
+    exports_to(root)
     training = begin(root / "state", 8, saved=8)
     outbox.end(training, "FINISHED", folder, registration(folder, 2.0))
     return folder
