@@ -36,7 +36,7 @@ from pipelines.local import Local, no_proxy
 RAN = re.compile(r"Running stage '.+':")
 BUSY = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
 BLOCKER = re.compile(r"\(PID (\d+)\)")
-EXIT_CODE = re.compile(r"exited with (\d+)$")
+EXIT_CODE = re.compile(r"exited with (-?\d+)$")
 
 WRONG_INPUT = 2  # exit code of a stage that no second try can help
 TOLD = {129, 130, 143}  # exit codes of a stage that was told to stop
@@ -86,8 +86,9 @@ def run_stage(stage: Stage) -> State[None]:
                 return Completed(message="its command ran")
             return Completed(name="Cached", message="DVC had nothing to do")
         if not BUSY.search(text):
-            found = EXIT_CODE.search(text)
-            raise StageFailed(text, int(found[1]) if found else None)
+            ended = int(found[1]) if (found := EXIT_CODE.search(text)) else None
+            # a signal that ended the shell in between is negative here
+            raise StageFailed(text, 128 - ended if ended and ended < 0 else ended)
         blockers = [int(pid) for pid in BLOCKER.findall(text)]
         get_run_logger().warning("another DVC command is at work on this: waiting for its end")
         time.sleep(BUSY_DELAY)

@@ -171,11 +171,17 @@ def command(api: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_the_command_ends_as_the_stage_did(toy: Path) -> None:
-    Path("first.py").write_text("import sys; print('first: nothing to read'); sys.exit(2)")
+@pytest.mark.parametrize(
+    ("ends", "expected"), [("sys.exit(2)", 2), ("os.kill(os.getpid(), signal.SIGTERM)", 143)]
+)
+def test_the_command_ends_as_the_stage_did(toy: Path, ends: str, expected: int) -> None:
+    Path("first.py").write_text(
+        f"import os, signal, sys; print('first: nothing to read', flush=True); {ends}"
+    )
     code, said = command(str(get_current_settings().api.url))
-    assert code == 2
+    assert code == expected
     assert "first: nothing to read" in said
+    assert said.count("$ dvc repro") == 1, "no other attempt helps, or is wanted"
     assert "Traceback" not in said
 
 
