@@ -218,6 +218,7 @@ def test_a_truncated_save_is_refused(new_recipe: Callable[..., Recipe]) -> None:
     assert "progress.json cannot be read" in recipe.run("train", code=2)
 
 
+@pytest.mark.slow
 def test_a_foreign_save_is_refused(new_recipe: Callable[..., Recipe]) -> None:
     recipe = new_recipe("foreign", train__steps=100000, train__decay_steps=10)
     other = new_recipe("other", train__steps=100000, train__decay_steps=10, model__n_layer=1)

@@ -123,6 +123,7 @@ def statuses() -> list[str]:
     return sorted(run.info.status for run in runs())
 
 
+@pytest.mark.slow
 def test_a_killed_run_does_not_run_for_ever(root: Path) -> None:
     (root / "mlflow.db").unlink()  # so that the making of one is seen to be silent
     (root / "killed").mkdir()
