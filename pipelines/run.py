@@ -39,7 +39,7 @@ def telling_on() -> Iterator[None]:
     def hear(number: int, _: FrameType | None) -> None:
         if number != signal.SIGALRM:
             told.append(number)
-        below = psutil.Process().children()
+        below = list(_below(psutil.Process()))
         family.update(psutil.Process().children(recursive=True))
         for process in below:  # each of them sees to its own
             with suppress(psutil.NoSuchProcess):
@@ -60,6 +60,17 @@ def telling_on() -> Iterator[None]:
         if told:
             psutil.wait_procs(family)
             sys.exit(128 + told[0])
+
+
+def _below(process: psutil.Process) -> Iterator[psutil.Process]:
+    """The children of a process; in the place of a shell, those that it waits for."""
+    for child in process.children():
+        try:
+            shell = child.name().endswith("sh")  # sh, bash, dash, zsh …: a signal ends it alone
+            behind = list(_below(child)) if shell else []
+        except psutil.NoSuchProcess:
+            continue
+        yield from behind or [child]
 
 
 def repro(recipe: Path) -> int:

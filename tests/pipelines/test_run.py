@@ -64,11 +64,20 @@ def test_a_wrong_folder_is_told_which_recipes_exist(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("becomes_the_command", [True, False])
 def test_a_signal_reaches_the_stage_and_is_seen_after_it_has_saved(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    becomes_the_command: bool,
 ) -> None:
     make_toy(tmp_path)
     (tmp_path / "first.py").write_text(SAVES)
+    shell = tmp_path / "a.sh"  # of Debian's two, bash becomes its command, and dash waits for it
+    start_it = "exec sh" if becomes_the_command else "sh"
+    shell.write_text(f'#!/bin/sh\n{start_it} "$@"\nexit $?\n')
+    shell.chmod(0o755)
+    monkeypatch.setenv("SHELL", str(shell))
     process = start(tmp_path, "repro")
     eventually((tmp_path / "pid").exists, "a stage's start")
     process.send_signal(number)  # to it alone
