@@ -216,7 +216,7 @@ def run(recipe: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run a recipe as a Prefect flow.")
-    parser.add_argument("recipe", nargs="?", default=".", help="its folder (default: this one)")
+    parser.add_argument("recipe", nargs="?", default=".", help="its folder (default: this) or name")
     recipe = parser.parse_args().recipe
     try:
         stages(recipe)  # a wrong folder is said before Prefect's server takes its time to start

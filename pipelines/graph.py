@@ -6,9 +6,12 @@
 Nothing is declared a second time: names, order and options all come from dvc.yaml.
 """
 
+import difflib
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -45,6 +48,44 @@ def root() -> Path:
         raise RecipeError(str(error)) from None
 
 
+def find_recipe(given: str | Path) -> Path:
+    """The folder of a recipe, which may be given as that or, wherever one is, by its name.
+
+    `nanogpt.common.recipe` has the same for what is typed after `nanogpt`.
+
+    Raises:
+        RecipeError: there is no such recipe; names those that there are.
+    """
+    folder = Path(given)
+    if (folder / "params.yaml").is_file():
+        return folder
+    known = _recipes()
+    if named := known.get(folder.as_posix().removeprefix("pipelines/")):
+        return Path(os.path.relpath(named))
+    raise RecipeError(
+        f"{given} is not the folder of a recipe, which holds a params.yaml and a dvc.yaml, nor"
+        f" the name of one{did_you_mean(str(given), known)}"
+        f"\n  in {root()} there are: {', '.join(known)}"
+    )
+
+
+def _recipes() -> dict[str, Path]:
+    """The folders of all recipes by their names: the default one's stands in its settings."""
+    top = root()
+    found = {file.parent.name: file.parent for file in top.glob("pipelines/*/params.yaml")}
+    with suppress(OSError, UnicodeDecodeError):
+        text = (top / "params.yaml").read_text(encoding="utf-8")
+        if name := re.search(r"^data: *data/([\w-]+)", text, re.MULTILINE):
+            found = {name[1]: top} | found
+    return dict(sorted(found.items()))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """What to add to a message on a word that is not one of those known; perhaps nothing."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def dvc_environment() -> dict[str, str]:
     """Environment in which the `python` of dvc.yaml is the one that runs this."""
     path = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
@@ -52,17 +93,16 @@ def dvc_environment() -> dict[str, str]:
 
 
 def stages(recipe: str | Path = ".") -> list[Stage]:
-    """Stages of the recipe in folder `recipe`, with whatever they need from other recipes.
+    """Stages of a recipe, by its folder or name, with whatever they need from other recipes.
 
     Each comes after all that it needs; those that need not wait for each other keep the order of
     dvc.yaml.
 
     Raises:
-        RecipeError: the folder is not a recipe's, or DVC cannot read or resolve the graph.
+        RecipeError: there is no such recipe, or DVC cannot read or resolve the graph.
     """
-    top = root()
-    file = Path(recipe).resolve() / "dvc.yaml"
-    with Repo(str(top)) as repo:
+    file = find_recipe(recipe).resolve() / "dvc.yaml"
+    with Repo(str(root())) as repo:
         try:
             known = repo.index.stages  # in the order of the files, which the graph forgets
             graph = get_active_graph(repo.index.graph)
@@ -70,11 +110,7 @@ def stages(recipe: str | Path = ".") -> list[Stage]:
             raise RecipeError(f"{error}; `dvc status` says where") from error
         wanted = [stage for stage in known if Path(stage.path) == file]
         if not wanted:
-            folders = {Path(stage.path_in_repo).parent.as_posix() for stage in known}
-            raise RecipeError(
-                f"{recipe} is not the folder of a recipe, which holds a params.yaml and a dvc.yaml;"
-                f" in {top} there are: {', '.join(sorted(folders))}"
-            )
+            raise RecipeError(f"{file} is missing, or has no stages; copy the root's there")
         plan = get_subgraph(graph, wanted)
         needs = {
             stage: sorted(plan.successors(stage), key=known.index)

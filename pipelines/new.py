@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from pipelines.graph import RecipeError, root
+from pipelines.graph import RecipeError, did_you_mean, find_recipe, root
 
 NOT_YAML = (YAMLError, ValueError, RecursionError)  # such as a 13th month, brackets in brackets
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{,99}")  # as settings.py asks of `data`
@@ -129,8 +129,20 @@ def _place(values: Any, key: str, recipe: Path) -> tuple[Any, str]:
     for part in above:
         section = section.get(part) if isinstance(section, dict) else None
     if not isinstance(section, dict) or last not in section:
-        raise RecipeError(f"{recipe / 'params.yaml'} has no key {key}")
+        near = did_you_mean(key, _keys(values))
+        raise RecipeError(f"{recipe / 'params.yaml'} has no key {key}{near}")
     return section, last
+
+
+def _keys(values: Any, above: str = "") -> list[str]:
+    """The paths of all keys."""
+    if not isinstance(values, dict):
+        return []
+    return [
+        path
+        for key, value in values.items()
+        for path in (above + key, *_keys(value, f"{above}{key}."))
+    ]
 
 
 def seen_from_root(given: str) -> str:
@@ -240,7 +252,7 @@ def main() -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--name", help="its folder will be pipelines/<name>")
-    parser.add_argument("--like", type=Path, required=True, help="folder of the recipe to copy")
+    parser.add_argument("--like", required=True, help="the recipe to copy: its folder or name")
     parser.add_argument("--corpus", help="download.corpus, seen from here")
     parser.add_argument("--base", help="download.base, seen from here")
     parser.add_argument("--prompt", help="sample.prompt; nothing where the corpus is another")
@@ -262,13 +274,14 @@ def main() -> int:
             )
         asked = {"download.corpus": args.corpus, "download.base": args.base}
         given = {key: value for key, value in asked.items() if value}
-        name = args.name or name_for(args.like, given.values())
+        like = find_recipe(args.like)
+        name = args.name or name_for(like, given.values())
         changes: dict[str, Any] = dict(args.set)
         changes |= {key: seen_from_root(value) for key, value in given.items()}
         if args.prompt:
             changes["sample.prompt"] = args.prompt
         new = not (root() / "pipelines" / name).exists()
-        recipe = create(name, args.like, changes)
+        recipe = create(name, like, changes)
         if new and (why := refused(recipe)):
             shutil.rmtree(root() / recipe)
             raise RecipeError(why)

@@ -21,7 +21,7 @@ from types import FrameType
 import psutil
 from dvc.cli import main as dvc
 
-from pipelines.graph import RecipeError, dvc_environment, stages
+from pipelines.graph import RecipeError, dvc_environment, find_recipe, stages
 
 TELL_SECONDS = 1  # DVC may have started another stage in the meantime
 PUBLISHED = "NANOGPT_PUBLISHED"  # names a file that the train stage makes where it published
@@ -121,16 +121,17 @@ def wait_for(*words: str, folder: Path | None = None) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run a recipe.")
     parser.add_argument("action", choices=["repro", "join"])
-    parser.add_argument("recipe", type=Path, help="its folder, seen from the repository's root")
+    parser.add_argument("recipe", help="its folder or its name")
     args = parser.parse_args()
     try:
-        stages(args.recipe)  # DVC would not say which recipes there are
+        recipe = find_recipe(args.recipe)
+        stages(recipe)  # what is wrong with a graph is said in one line
     except RecipeError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
     os.environ.update(dvc_environment())
     with telling_on():
-        sys.exit({"repro": repro, "join": join}[args.action](args.recipe))
+        sys.exit({"repro": repro, "join": join}[args.action](recipe))
 
 
 if __name__ == "__main__":

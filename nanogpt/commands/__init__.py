@@ -18,6 +18,7 @@ from nanogpt.common.command import one_line
 from nanogpt.common.errors import UserError
 from nanogpt.common.place import CODE, checkout
 from nanogpt.common.ready import check
+from nanogpt.common.recipe import find_recipe
 
 SENT = "NANOGPT_SENT_TO"  # set while the command of one checkout runs another's code
 
@@ -30,7 +31,10 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(help="A model directory, or models:/<name>@<alias>.")]
-Recipe = Annotated[Path, typer.Option(help="The folder of a recipe.")]
+Recipe = Annotated[
+    Path,
+    typer.Option(help="A recipe, by its folder or its name.", parser=find_recipe, metavar="RECIPE"),
+]
 
 
 @app.callback()

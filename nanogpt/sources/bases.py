@@ -6,7 +6,6 @@
 its shards and their index, or one .gguf. Where no base is asked for: a manifest of nulls.
 """
 
-import difflib
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from nanogpt.common.errors import UserError
 from nanogpt.common.files import digest_files, list_files, whole_folder
 from nanogpt.common.manifest import write_manifest
 from nanogpt.common.place import CODE
+from nanogpt.common.recipe import did_you_mean
 from nanogpt.formats.base import Base, open_base
 from nanogpt.formats.gguf.file import read as read_gguf
 from nanogpt.formats.hub_config import read_config, to_hub
@@ -195,11 +195,10 @@ def find(name: str) -> Known:
         return Known(name, OWN, Folder(name, path))
     if path.is_file() and path.suffix == ".gguf":
         return Known(name, OWN, Files(name, (str(path),)))
-    near = difflib.get_close_matches(name, BASES, n=2)
     raise UserError(
         f"download.base: {name!r} is neither a known base model nor a folder or .gguf file, seen"
         f" from {Path.cwd()}"
-        + (f"; did you mean {' or '.join(near)}?" if near else "")
+        + did_you_mean(name, BASES)
         + f"\n  known: {', '.join(BASES)}, hf:<model id>@<revision>, models:/<name>@<alias>,"
         + " or a folder in Hugging Face format or a .gguf file by path"
     )

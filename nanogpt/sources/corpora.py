@@ -6,7 +6,6 @@
 `text/raw.py` says what is in there.
 """
 
-import difflib
 import glob
 import os
 import re
@@ -18,6 +17,7 @@ from pathlib import Path
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import digest_files, list_files, whole_folder
 from nanogpt.common.manifest import write_manifest
+from nanogpt.common.recipe import did_you_mean
 from nanogpt.common.secrets import public
 from nanogpt.settings import Download
 from nanogpt.sources.fetch import Files, Source, Web, Wheel, fetch, real_path
@@ -213,10 +213,9 @@ def _nothing(name: str, pattern: str) -> str:
     if glob.has_magic(pattern):
         only = " but folders" if glob.glob(pattern, recursive=True) else ""
         return f"no file matches {name!r}{only}, seen from {Path.cwd()}"
-    near = difflib.get_close_matches(name, CORPORA, n=2)
     return (
         f"{name!r} is neither a known corpus nor a file, seen from {Path.cwd()}"
-        + (f"; did you mean {' or '.join(near)}?" if near else "")
+        + did_you_mean(name, CORPORA)
         + f"\n  known: {', '.join(CORPORA)}, hf:<dataset id>@<revision>, an address,"
         + f" or files by path or glob ({' '.join(SUFFIXES)})"
     )

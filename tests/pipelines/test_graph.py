@@ -85,7 +85,7 @@ def test_addresses_do_not_depend_on_the_current_folder(
 
 @pytest.mark.parametrize("folder", ["pipelines/nowhere", "pipelines", "..", "dvc.yaml"])
 def test_a_wrong_folder_is_told_which_recipes_exist(repository: Path, folder: str) -> None:
-    with pytest.raises(RecipeError, match=r"is not the folder of a recipe.*\., pipelines/other"):
+    with pytest.raises(RecipeError, match=r"(?s)is not the folder of a recipe.*: other, root$"):
         stages(folder)
 
 
