@@ -1,7 +1,7 @@
 """Sampling with a key-value cache."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 
 import torch
@@ -26,12 +26,13 @@ def generate(
     top_k: int | None,
     top_p: float | None,
     seed: int,
+    hear: Callable[[Tensor], object] = lambda ids: None,
 ) -> list[str]:
     """Continue `prompt` `samples` times by up to `tokens` tokens; each text starts with the prompt.
 
     A sample ends at the tokenizer's end of document or at an end of the model's own. An empty
     prompt starts a document. Ids that the tokenizer does not have are never drawn: many models have
-    more rows than it, for speed.
+    more rows than it, for speed. `hear` is given each new id of all samples (B, 1) as it is drawn.
 
     Raises:
         UserError: the prompt has a character outside the vocabulary, or is empty where the
@@ -61,6 +62,7 @@ def generate(
         seed=seed,
         ends=ends,
         never=[i for i in range(config.vocab_size) if i not in tokenizer.ids],
+        hear=hear,
     )
     texts = []
     for row in text.tolist():
@@ -84,10 +86,11 @@ def continue_ids(
     seed: int,
     ends: Collection[int] = (),
     never: Sequence[int] = (),
+    hear: Callable[[Tensor], object] = lambda ids: None,
 ) -> Tensor:
     """Append up to `tokens` ids to each row of `ids` (B, T), none of `never` among them.
 
-    It stops when every row has met one of `ends`.
+    It stops when every row has met one of `ends`. `hear` is given the ids of each step (B, 1).
 
     Within the context each token costs one step of the cache. Past it, the model reads the last
     `context` tokens anew for each, as nanoGPT does: learned positions cannot slide, and a cache
@@ -107,6 +110,7 @@ def continue_ids(
         logits = logits.index_fill(-1, left_out, -torch.inf)
         unread = choose(logits, temperature, top_k, top_p, generator)  # (B, 1)
         ids = torch.cat((ids, unread), dim=1)
+        hear(unread)
         ended |= torch.isin(unread[:, 0], stop)
         if ended.all():
             break

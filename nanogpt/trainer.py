@@ -17,7 +17,7 @@ from nanogpt import optim
 from nanogpt.batches import gather, window_starts
 from nanogpt.common.errors import Stopped
 from nanogpt.common.progress import bar
-from nanogpt.evaluation import total_loss
+from nanogpt.evaluation import total_loss, window_total
 from nanogpt.gradients import Guard, GuardState, diverged
 from nanogpt.machine.devices import peak_flops, return_freed_memory, windows_at_once
 from nanogpt.machine.distributed import World
@@ -169,13 +169,14 @@ class Trainer:
         """Score the whole validation split, and save; the loss in nats a token."""
         progress, paused = self.progress, time.perf_counter()
         return_freed_memory()
-        nats, count = total_loss(
-            self.core,
-            self.val_tokens,
-            self.context,
-            self.world,
-            lambda _: self._stop(self._ask()[0]),
-        )
+        share = math.ceil(window_total(self.val_tokens, self.context) / self.world.size)
+        with bar(share, "validate", "window", leave=False, disable=self.world.rank > 0) as shown:
+
+            def advance(windows: int) -> None:
+                shown.update(windows)
+                self._stop(self._ask()[0])
+
+            nats, count = total_loss(self.core, self.val_tokens, self.context, self.world, advance)
         loss = nats / count
         if not math.isfinite(loss):
             raise diverged(f"the validation loss is {loss} at step {progress.step}")

@@ -23,6 +23,7 @@ from nanogpt.commands.record import RECORD, check_free, keep
 from nanogpt.common.errors import NotNow, UserError
 from nanogpt.common.files import whole_folder
 from nanogpt.common.place import CODE
+from nanogpt.common.progress import filling
 from nanogpt.formats.gguf.file import write as write_gguf_file
 from nanogpt.formats.weights import hub_tensors, load_model
 from nanogpt.sources.fetch import SourceError
@@ -90,8 +91,10 @@ def write_hf(folder: Path, out: Path, dtype: str) -> None:
         config.pop("dtype", None)  # transformers 5's name of the same
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (partial / "config.json").write_text(text, encoding="utf-8")
+        size = sum(tensor.nbytes for tensor in stored.values())
         try:
-            save_file(stored, partial / "model.safetensors", {"format": "pt"})
+            with filling(partial, size, "export"):
+                save_file(stored, partial / "model.safetensors", {"format": "pt"})
         except SafetensorError as error:
             raise OSError(f"{out} cannot be written: {error}") from None
 

@@ -10,16 +10,18 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from errno import EEXIST, ENOTEMPTY
 from itertools import count
 from pathlib import Path
 
 from nanogpt.common.manifest import File
+from nanogpt.common.progress import bar
 
 WORKSHOP = ".nanogpt-{}.partial"  # with 16 random digits
 LOCK = "lock"
+BLOCK = 1 << 20  # bytes read at a time
 
 
 @contextmanager
@@ -126,15 +128,21 @@ def sync(path: Path) -> None:
 def list_files(root: Path, below: str = ".") -> tuple[File, ...]:
     """Every file below root/below, by name (seen from `root`)."""
     paths = [path for path in (root / below).rglob("*") if path.is_file()]
-    found = [describe(root, path.relative_to(root).as_posix()) for path in paths]
+    with bar(sum(path.stat().st_size for path in paths), "digests", "B") as progress:
+        names = (path.relative_to(root).as_posix() for path in paths)
+        found = [describe(root, name, progress.update) for name in names]
     return tuple(sorted(found, key=lambda file: file.name))
 
 
-def describe(root: Path, name: str) -> File:
-    """A file by its name, seen from `root`."""
+def describe(root: Path, name: str, advance: Callable[[int], object] = lambda size: None) -> File:
+    """A file by its name, seen from `root`; `advance` hears of each part how many bytes it has."""
+    size, digest = 0, hashlib.sha256()
     with (root / name).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return File(name=name, bytes=(root / name).stat().st_size, sha256=sha256)
+        while block := file.read(BLOCK):
+            digest.update(block)
+            size += len(block)
+            advance(len(block))
+    return File(name=name, bytes=size, sha256=digest.hexdigest())
 
 
 def digest_files(files: Iterable[File]) -> str:

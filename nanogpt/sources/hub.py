@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt.common.errors import UserError
-from nanogpt.common.progress import bar
+from nanogpt.common.progress import bar, filling
 from nanogpt.sources.fetch import SourceError, check, fault
 
 if TYPE_CHECKING:
@@ -124,8 +124,7 @@ class HubModel:
         from huggingface_hub import HfApi, errors
         from huggingface_hub.utils.tqdm import disable_progress_bars
 
-        if not sys.stderr.isatty():
-            disable_progress_bars()  # they would fill a log
+        disable_progress_bars()  # ours is shown, in a log as well
         if re.fullmatch("[0-9a-f]{40}", self.revision):
             with suppress(errors.LocalEntryNotFoundError, errors.CachedRepoTreeNotFoundError):
                 return self._copy(folder, self.revision, cached=True)
@@ -154,7 +153,8 @@ class HubModel:
         Raises:
             LocalEntryNotFoundError, CachedRepoTreeNotFoundError: something is, and is not to be.
         """
-        from huggingface_hub import get_cached_repo_tree, snapshot_download
+        from huggingface_hub import constants, get_cached_repo_tree, snapshot_download
+        from huggingface_hub.file_download import repo_folder_name
 
         def get(names: Collection[str]) -> Path:
             return Path(
@@ -167,11 +167,16 @@ class HubModel:
         tree = get_cached_repo_tree(self.id, revision=commit)
         files = {file.path: file for file in tree if "/" not in file.path}
         names = model_files(snapshot, files)
-        get(names)
-        for name in names:
-            shutil.copyfile(snapshot / name, folder / name)
-            sha256 = _check_blob(folder / name, files[name], self.id)
-            check(name, sha256, self.sha256 if name == WEIGHTS else None)
+        size = sum(files[name].size for name in names)
+        cache = repo_folder_name(repo_id=self.id, repo_type="model")
+        with filling(Path(constants.HF_HUB_CACHE) / cache, size, "download"):
+            get(names)
+        with bar(size, "copy", "B") as progress:
+            for name in names:
+                shutil.copyfile(snapshot / name, folder / name)
+                sha256 = _check_blob(folder / name, files[name], self.id)
+                check(name, sha256, self.sha256 if name == WEIGHTS else None)
+                progress.update(files[name].size)
         return replace(self, revision=commit).name
 
     def _explain(self, error: Exception) -> SourceError:

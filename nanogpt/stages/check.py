@@ -18,6 +18,7 @@ from pathlib import Path
 from nanogpt.common.command import run_stage
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import describe, write_text
+from nanogpt.common.progress import bar
 from nanogpt.common.secrets import holds_secret, public
 from nanogpt.formats.base import open_base
 from nanogpt.settings import Settings, load
@@ -100,15 +101,18 @@ def _digests(paths: Iterable[Path], known: Path) -> Digests:
     top = Path(os.path.commonpath([path.parent for path in whole]) if whole else "")
     seen = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
     found = {}
-    for path in whole:
-        about, name = path.stat(), path.relative_to(top).as_posix()
-        stamp = [about.st_size, about.st_mtime_ns, about.st_ino]
-        *older, digest = seen.get(str(path), [None])
-        if older != stamp:
-            digest = describe(top, name).sha256
-        if time.time_ns() - about.st_mtime_ns > FRESH:  # else it may change within the same tick
-            seen[str(path)] = [*stamp, digest]
-        found[name] = digest
+    with bar(sum(path.stat().st_size for path in whole), "digests", "B") as progress:
+        for path in whole:
+            about, name = path.stat(), path.relative_to(top).as_posix()
+            stamp = [about.st_size, about.st_mtime_ns, about.st_ino]
+            *older, digest = seen.get(str(path), [None])
+            if older == stamp:
+                progress.update(about.st_size)
+            else:
+                digest = describe(top, name, progress.update).sha256
+            if time.time_ns() - about.st_mtime_ns > FRESH:  # else it may change in the same tick
+                seen[str(path)] = [*stamp, digest]
+            found[name] = digest
     if seen:
         known.parent.mkdir(parents=True, exist_ok=True)
         write_text(known, json.dumps(seen))

@@ -9,6 +9,7 @@ import torch
 
 from nanogpt.common.command import run_stage
 from nanogpt.common.files import write_text
+from nanogpt.common.progress import bar
 from nanogpt.formats.base import open_base
 from nanogpt.formats.weights import load_model, weights_sha256
 from nanogpt.generation import generate
@@ -31,22 +32,24 @@ def main(settings: Settings) -> None:
     if base.name and settings.train.steps:
         (before,) = sample(settings.path("base"), prompt, settings, 1)
         texts[f"Before: the base {base.name}"] = before
-    for title, text in texts.items():
-        print(f"--- {title} ---\n{text}\n")
     write_text(out, to_markdown(f"Samples of {settings.recipe}", texts))
+    print(f"sample: {len(texts)} sample{'s' if len(texts) > 1 else ''} in {out}")
     outbox.sampled(Identity(settings.recipe, weights_sha256(model)), out)
 
 
 def sample(model: Path, prompt: str, settings: Settings, samples: int) -> list[str]:
     """Have the model in a folder continue the prompt."""
     options = settings.sample.model_dump(exclude={"prompt", "prompt_file", "samples"})
-    return generate(
-        load_model(model, torch.device(pick_device(settings.machine))),
-        tokenizer.load(model),
-        prompt,
-        samples=samples,
-        **options,
-    )
+    loaded = load_model(model, torch.device(pick_device(settings.machine)))
+    with bar(samples * settings.sample.tokens, "sample", "token") as progress:
+        return generate(
+            loaded,
+            tokenizer.load(model),
+            prompt,
+            samples=samples,
+            hear=lambda ids: progress.update(len(ids)),
+            **options,
+        )
 
 
 if __name__ == "__main__":

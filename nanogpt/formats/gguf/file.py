@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from nanogpt.architecture import GPTConfig, RopeScaling
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import whole_file
+from nanogpt.common.progress import bar
 from nanogpt.formats.gguf import tokenizer
 from nanogpt.formats.gguf.layout import (
     HEAD_WIDTHS,
@@ -155,13 +156,15 @@ def write(
         for name, value in asdict(config.rope_scaling).items():
             writer.add_float64(SCALING + name, value)
     tokenizer.add_tokenizer(writer, config, tokenizer_json, chat_template)
+    total = 0
     for name, array in _arrays(config, tensors):
         kind = _kind(name, array.shape, dtype)
         _check_range(names(config).get(name, name), array, kind)
         shape = gguf.quant_shape_to_byte_shape(array.shape, kind)
         writer.add_tensor_info(name, shape, np.dtype("u1"), math.prod(shape), kind)
+        total += math.prod(shape)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
+    with whole_file(path) as partial, bar(total, "export", "B") as progress:
         try:
             writer.write_header_to_file(partial)
             writer.write_kv_data_to_file()
@@ -171,6 +174,7 @@ def write(
                 data = gguf.quantize(array, _kind(name, array.shape, dtype))
                 writer.write_tensor_data(data)
                 size += _padded(data.nbytes)
+                progress.update(data.nbytes)
         finally:
             writer.close()
         # numpy's tofile, by which gguf writes, does not look whether its last bytes fit
