@@ -73,10 +73,10 @@ class Window(Section):
     dropout: Share
 
     @classmethod
-    def unknown(cls, key: str) -> str:
+    def unknown(cls, key: str, meant: str) -> str:
         if cls is Window and key in Model.model_fields:
             return "comes with download.base; leave it out, or set that to null"
-        return super().unknown(key)
+        return super().unknown(key, meant)
 
 
 class Model(Window):

@@ -65,7 +65,7 @@ def find_recipe(given: str | Path) -> Path:
     raise RecipeError(
         f"{given} is not the folder of a recipe, which holds a params.yaml and a dvc.yaml, nor"
         f" the name of one{did_you_mean(str(given), known)}"
-        f"\n  in {root()} there are: {', '.join(known)}"
+        f"\n  in {root()} there are: {', '.join(known) or 'none'}"
     )
 
 
@@ -82,8 +82,10 @@ def _recipes() -> dict[str, Path]:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """What to add to a message on a word that is not one of those known; perhaps nothing."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7) or [
+        other for other in known if other.startswith(word) and len(word) > 2
+    ]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def dvc_environment() -> dict[str, str]:

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def find_recipe(given: str) -> Path:
     raise UserError(
         f"{given} is not the folder of a recipe, which holds a params.yaml and a dvc.yaml, nor"
         f" the name of one{did_you_mean(given, known)}"
-        f"\n  in {root()} there are: {', '.join(known)}"
+        f"\n  in {root()} there are: {', '.join(known) or 'none'}"
     )
 
 
@@ -43,7 +43,11 @@ def _recipes() -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(
+    word: str, known: Iterable[str], show: Callable[[str], str] = lambda found: found
+) -> str:
     """What to add to a message on a word that is not one of those known; perhaps nothing."""
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7) or [
+        other for other in known if other.startswith(word) and len(word) > 2
+    ]
+    return f"; did you mean {' or '.join(map(show, near))}?" if near else ""

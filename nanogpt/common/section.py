@@ -1,10 +1,13 @@
 """A section of settings, and what is wrong with one in words for its reader."""
 
+import re
+from collections.abc import Iterator
 from datetime import date
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nanogpt.common.recipe import did_you_mean
 from nanogpt.common.secrets import public
 
 
@@ -12,19 +15,26 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @classmethod
-    def unknown(cls, key: str) -> str:
-        """What to say of a key that this section does not have."""
-        return f"unknown key; known here: {', '.join(cls.model_fields)}"
+    def unknown(cls, key: str, meant: str) -> str:
+        """What to say of a key that this section does not have, and which one may be meant."""
+        return f"unknown key{meant or ';'} known here: {', '.join(cls.model_fields)}"
 
 
 def mistakes(error: ValidationError, kind: type[Section]) -> list[str]:
     """What is wrong, a line each: the key's path, the value that stands there, what is allowed."""
     found: dict[str, list[str]] = {}
+    meant: dict[str, str] = {}
     for detail in error.errors():
         place, allowed = _explain(detail, kind)
         found.setdefault(place, []).append(allowed)
+        if detail["type"] == "literal_error" and isinstance(detail["input"], str):
+            choices = re.findall("'([^']*)'", detail["ctx"]["expected"])
+            meant[place] = did_you_mean(detail["input"], choices)
     # a value that may be of two types is refused once for each of them: one line for both
-    return [f"{place}: " + " or ".join(dict.fromkeys(said)) for place, said in found.items()]
+    return [
+        f"{place}: " + " or ".join(dict.fromkeys(said)) + meant.get(place, "")
+        for place, said in found.items()
+    ]
 
 
 def _explain(detail: Any, kind: type[Section]) -> tuple[str, str]:
@@ -35,7 +45,8 @@ def _explain(detail: Any, kind: type[Section]) -> tuple[str, str]:
         section = kind
         for name in above:
             section = _section(section.model_fields[name].annotation) or section
-        return ".".join(detail["loc"]), section.unknown(key)
+        path = ".".join(detail["loc"])
+        return path, section.unknown(key, _meant(path, kind))
     # pydantic adds the members of a union to the path: keep what stands in the file
     path = ".".join(key for key in detail["loc"] if key in _keys(kind))
     if detail["type"] == "missing":
@@ -59,6 +70,29 @@ def _keys(section: type[BaseModel]) -> set[str]:
         if inner := _section(field.annotation):
             keys |= _keys(inner)
     return keys
+
+
+def _meant(path: str, kind: type[Section]) -> str:
+    """Which key may be meant by a wrong one: of its name elsewhere, or of a similar name."""
+    section, _, key = path.rpartition(".")
+    known = [*_paths(kind)]
+    if elsewhere := [other for other in known if other.rpartition(".")[2] == key]:
+        return f"; did you mean {' or '.join(elsewhere)}?"
+    beside = {
+        last: other for other in known for at, _, last in [other.rpartition(".")] if at == section
+    }
+    anywhere = {other.rpartition(".")[2]: other for other in known}
+    return did_you_mean(key, beside, beside.__getitem__) or did_you_mean(
+        key, anywhere, anywhere.__getitem__
+    )
+
+
+def _paths(section: type[BaseModel], above: str = "") -> Iterator[str]:
+    """The paths of all keys, such as `train.steps`."""
+    for name, field in section.model_fields.items():
+        yield f"{above}{name}"
+        if inner := _section(field.annotation):
+            yield from _paths(inner, f"{above}{name}.")
 
 
 def _section(annotation: Any) -> type[Section] | None:
