@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt.common.errors import UserError
+from nanogpt.common.fields import fields_of
 from nanogpt.common.progress import bar, filling
 from nanogpt.sources.fetch import SourceError, check, fault
 
@@ -94,7 +95,7 @@ class HubDataset:
                 size = 0
                 for batch in chain([first], batches):
                     if self.text_field not in batch.column_names:
-                        columns = ", ".join(batch.column_names)
+                        columns = fields_of(batch.slice(0, 1).to_pylist()[0], self.text_field)
                         raise SourceError(f"no column {self.text_field!r}; its columns: {columns}")
                     kind = batch.schema.field(self.text_field).type
                     if kind not in (pa.string(), pa.large_string(), pa.string_view()):

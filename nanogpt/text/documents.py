@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nanogpt.common.errors import UserError
+from nanogpt.common.fields import fields_of
 from nanogpt.common.manifest import File
 
 PIECE = 1 << 21  # bytes of a .jsonl in one piece
 MARK = b"\xef\xbb\xbf"  # the byte order mark in UTF-8
 MEND = "; mend it, or the file that it is a copy of, and run the same command again"
-NAME = "; name the right one in download.text_field"
 KINDS = {  # how files begin that are no text
     b"\xff\xfe": "UTF-16: `iconv -f UTF-16 -t UTF-8`",
     b"\xfe\xff": "UTF-16: `iconv -f UTF-16 -t UTF-8`",
@@ -145,13 +145,13 @@ def _field(line: str, field: str) -> str | None:
         raise ValueError(f"cannot be read as JSON: {error}{MEND}") from None
     if not isinstance(values, dict):
         raise ValueError(f"is no JSON object that has a text in a field {field!r}{MEND}")
-    if field not in values:
-        raise ValueError(f"has no text in a field {field!r}, its fields: {', '.join(values)}{NAME}")
-    text = values[field]
+    text = values.get(field, ...)
     if text is None:
         return None
     if not isinstance(text, str):
-        raise ValueError(f"has no text in a field {field!r}, but {text!r:.50}{NAME}")
+        raise ValueError(
+            f"has no text in a field {field!r}; its fields: {fields_of(values, field)}"
+        )
     try:
         text.encode("utf-8")  # JSON can spell half a character, which UTF-8 cannot
     except ValueError as error:
@@ -161,9 +161,10 @@ def _field(line: str, field: str) -> str | None:
 
 def _rows(path: Path, field: str, piece: Piece) -> Iterator[Text]:
     table = _parquet(path)
-    columns = {column.name: column.type for column in table.schema_arrow}
-    if field not in columns:
-        raise UserError(f"{path} has no column {field!r}, its columns: {', '.join(columns)}{NAME}")
+    if field not in table.schema_arrow.names:
+        raise UserError(
+            f"{path} has no column {field!r}; its columns: {_columns(table, path, field)}"
+        )
     row = sum(table.metadata.row_group(group).num_rows for group in range(piece.start))
     groups = range(piece.start, piece.stop)
     batches = table.iter_batches(batch_size=256, row_groups=groups, columns=[field])
@@ -174,9 +175,18 @@ def _rows(path: Path, field: str, piece: Piece) -> Iterator[Text]:
             except UnicodeDecodeError as error:
                 raise UserError(f"{place(path, row)}, is not UTF-8: {error}{MEND}") from None
             if not isinstance(text, str | None):
-                raise UserError(f"{place(path, row)}, holds {text!r:.50}, not a text{NAME}")
+                raise UserError(
+                    f"{place(path, row)}, holds {text!r:.50} in its column {field!r}, not a text;"
+                    f" its columns: {_columns(table, path, field)}"
+                )
             yield row, text
             row += 1
+
+
+def _columns(table: Any, path: Path, wanted: str) -> str:
+    """The columns of a table, each with what its first row holds."""
+    first = _next(table.iter_batches(batch_size=1), path)
+    return fields_of(first.to_pylist()[0] if first else {}, wanted)
 
 
 def _next(batches: Iterator[Any], path: Path) -> Any:

@@ -80,8 +80,14 @@ def test_taken_as_it_is(
         ("a.jsonl", '[\n{"text": "a"}\n]', "a.jsonl, line 1, cannot be read as JSON: "),
         ("a.jsonl", '{"text": "a"}\n{"text": "b', "a.jsonl, line 2, cannot be read as JSON: "),
         ("a.jsonl", "text\na\n", "a.jsonl, line 1, cannot be read as JSON: "),
-        ("a.jsonl", '{"body": "a", "id": 1}', "in a field 'text', its fields: body, id; name the"),
-        ("a.jsonl", '{"text": ["a"]}', "no text in a field 'text', but ['a']; name the right one"),
+        (
+            "a.jsonl",
+            '{"body": "a", "id": 1}',
+            "in a field 'text'; its fields: body ('a'), id (1); name",
+        ),
+        ("a.jsonl", '{"txet": "To be"}', "in download.text_field; did you mean txet?"),
+        ("a.jsonl", json.dumps({"body": "a" * 99}), f"body ('{'a' * 39}…); name the right one"),
+        ("a.jsonl", '{"text": ["a"]}', "no text in a field 'text'; its fields: text (['a']); name"),
         ("a.parquet", table(["a" * 99] * 99)[:-9], "a.parquet is not a parquet file: "),
     ],
 )
