@@ -1,7 +1,7 @@
 """Sampling with a key-value cache."""
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import takewhile
 
 import torch
@@ -27,12 +27,18 @@ def generate(
     top_p: float | None,
     seed: int,
     hear: Callable[[Tensor], object] = lambda ids: None,
+    show: Callable[[str], object] | None = None,
 ) -> list[str]:
     """Continue `prompt` `samples` times by up to `tokens` tokens; each text starts with the prompt.
 
     A sample ends at the tokenizer's end of document or at an end of the model's own. An empty
     prompt starts a document. Ids that the tokenizer does not have are never drawn: many models have
-    more rows than it, for speed. `hear` is given each new id of all samples (B, 1) as it is drawn.
+    more rows than it, for speed.
+
+    Args:
+        hear: is given each new id of all samples (B, 1) as it is drawn.
+        show: is given the first text as it grows; while bytes of a character are still to come, it
+            ends in U+FFFD.
 
     Raises:
         UserError: the prompt has a character outside the vocabulary, or is empty where the
@@ -52,7 +58,23 @@ def generate(
     own = config.eos if isinstance(config.eos, tuple) else (config.eos,)
     ends = {*own, tokenizer.eot} - {None}
     device = next(model.parameters()).device
-    text = continue_ids(
+
+    def text_of(drawn: Iterable[int]) -> str:
+        new = list(takewhile(lambda i: i not in ends, drawn))
+        # together with what goes before: a decoder may take the first blank of a text away
+        before, whole = tokenizer.decode(words), tokenizer.decode([*words, *new])
+        new_text = whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode(new)
+        return prompt + new_text
+
+    first: list[int] = []
+
+    def hear_and_show(drawn: Tensor) -> None:
+        hear(drawn)
+        if show:
+            first.append(int(drawn[0]))
+            show(text_of(first))
+
+    rows = continue_ids(
         model,
         torch.tensor([ids] * samples, device=device),  # (B, T)
         tokens,
@@ -62,16 +84,9 @@ def generate(
         seed=seed,
         ends=ends,
         never=[i for i in range(config.vocab_size) if i not in tokenizer.ids],
-        hear=hear,
+        hear=hear_and_show,
     )
-    texts = []
-    for row in text.tolist():
-        new = list(takewhile(lambda i: i not in ends, row[len(ids) :]))
-        # together with what goes before: a decoder may take the first blank of a text away
-        before, whole = tokenizer.decode(words), tokenizer.decode([*words, *new])
-        new_text = whole.removeprefix(before) if whole.startswith(before) else tokenizer.decode(new)
-        texts.append(prompt + new_text)
-    return texts
+    return [text_of(row[len(ids) :]) for row in rows.tolist()]
 
 
 @torch.inference_mode()

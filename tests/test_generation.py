@@ -1,6 +1,7 @@
 """A sample begins and ends as the base's makers began and ended texts, and no letter is lost."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from nanogpt import generation
 from nanogpt.architecture import GPTConfig
+from nanogpt.commands.sample import Typist
 from nanogpt.common.errors import UserError
 from nanogpt.generation import generate
 from nanogpt.model import GPT
@@ -42,7 +44,12 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 def said(
-    monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer, prompt: str, ids: list[int], *own: int
+    monkeypatch: pytest.MonkeyPatch,
+    tokenizer: Tokenizer,
+    prompt: str,
+    ids: list[int],
+    *own: int,
+    show: Callable[[str], None] | None = None,
 ) -> tuple[str, list[int]]:
     """The sample of a model that says these ids, and the ids that it was given first."""
     script = iter(ids)
@@ -56,7 +63,7 @@ def said(
         return forward(read, *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(model, "forward", listen)
-    options = OPTIONS | {"tokens": len(ids)}
+    options = OPTIONS | {"tokens": len(ids), "show": show}
     (text,) = generate(model, tokenizer, prompt, samples=1, **options)  # type: ignore[arg-type]
     return text, given
 
@@ -78,6 +85,40 @@ def test_no_blank_is_lost(
     found, given = said(monkeypatch, llama, prompt, ids)
     assert found == text
     assert given[: 1 + len(llama.encode(prompt))] == [*llama.begin, *llama.encode(prompt)]
+
+
+@pytest.mark.parametrize(
+    "text", ["the king", "Größe: 大きさ 🙂🙃 é", "\N{REPLACEMENT CHARACTER} b \ufffd"]
+)
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_text_is_typed_as_it_grows_and_no_character_is_broken(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    llama: Tokenizer,
+    kind: str,
+    text: str,
+) -> None:
+    tokenizer = llama
+    if kind == "gpt2":
+        vocabulary = train_vocabulary(tmp_path / "vocabulary")
+        (tmp_path / "tokenizer.json").write_text(gpt2_json(vocabulary))
+        tokenizer = load(tmp_path)
+    ids = tokenizer.encode(f"to be {text}")[len(tokenizer.encode("to be")) :]
+    typist, pieces = Typist("title\n"), []
+
+    def show(grown: str) -> None:
+        typist(grown)
+        pieces.append(capsys.readouterr().out)
+
+    found, _ = said(monkeypatch, tokenizer, "to be", ids, show=show)
+    typist.end(found)
+    pieces.append(capsys.readouterr().out)
+    assert "".join(pieces) == f"title\nto be {text}\n"
+    assert len(pieces) == len(ids) + 1
+    if "\ufffd" not in text:
+        assert "\ufffd" not in "".join(pieces[:-1])
+        assert pieces[-1] == "\n", "all of it was there by then"
 
 
 def test_every_end_ends(monkeypatch: pytest.MonkeyPatch, llama: Tokenizer) -> None:

@@ -1,5 +1,6 @@
 """Have a model go on from a prompt: to play, nothing is kept."""
 
+import os
 from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
@@ -40,13 +41,41 @@ def play(recipe: Path, model: str | None, prompt: str | None, given: Mapping[str
         raise UserError(f"--{option.replace('_', '-')}{colon}{said}") from None
     with chdir(place):  # from where the recipe names its files
         text = read_prompt(wanted) if prompt is None else prompt
-    with open_model(model or str(place / settings.path("model"))) as (_, folder):
+    own = place / settings.path("model")
+    if model is None and not (own / "config.json").exists():
+        here = Path(os.path.relpath(recipe.resolve(), place.resolve())).as_posix()
+        name = "" if here == "." else f" RECIPE={here.removeprefix('pipelines/')}"
+        raise UserError(
+            f"the recipe {settings.recipe} has no model yet: `make run{name}` trains it; or name"
+            " another model (--model, MODEL=)"
+        )
+    with open_model(model or str(own)) as (_, folder):
         device = torch.device(pick_device(settings.machine))
-        texts = generate(
+        first, *others = generate(
             load_model(folder, device),
             tokenizer.load(folder),
             text,
             **wanted.model_dump(exclude={"prompt", "prompt_file"}),
+            show=(typist := Typist("--- Sample 1 ---\n")),
         )
-    for number, text in enumerate(texts, start=1):
-        print(f"--- Sample {number} ---\n{text}\n")
+    typist.end(first)
+    for number, text in enumerate(others, start=2):
+        print(f"\n--- Sample {number} ---\n{text}")
+
+
+class Typist:
+    """Prints a text while it grows."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.printed = title, ""
+
+    def __call__(self, text: str) -> None:
+        """Print what is new of a text; the last character once all its bytes are there."""
+        whole = text.rstrip("\N{REPLACEMENT CHARACTER}")
+        if whole.startswith(self.printed):
+            print(f"{self.title}{whole.removeprefix(self.printed)}", end="", flush=True)
+            self.title, self.printed = "", whole
+
+    def end(self, text: str) -> None:
+        """Print the rest of the text."""
+        print(f"{self.title}{text.removeprefix(self.printed)}")

@@ -1,6 +1,7 @@
 """A recipe's files are found from whatever folder a command is typed in."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,25 @@ def test_sample(
     code, said = run("sample", "--recipe", there)
     assert code == 2
     assert said == f"sample: sample.prompt_file: 'prompt.txt' does not exist, seen from {root}"
+
+
+def test_nothing_is_kept(root: Path, recipe: Path, run: Run) -> None:
+    def everything() -> dict[str, tuple[int, bytes]]:
+        files = [path for path in root.rglob("*") if path.is_file()]
+        return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+    before = everything()
+    assert run("sample", "--recipe", "plays", "--tokens", 3)[0] == 0
+    assert everything() == before
+
+
+def test_a_recipe_that_has_no_model_says_how_to_train_it(
+    root: Path, recipe: Path, run: Run
+) -> None:
+    shutil.rmtree(root / "data" / "plays" / "model")
+    code, said = run("sample", "--recipe", "plays")
+    assert code == 2
+    assert said.startswith("sample: the recipe plays has no model yet: `make run RECIPE=plays`")
 
 
 @pytest.mark.parametrize(("here", "there"), FROM)
