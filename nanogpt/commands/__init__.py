@@ -123,7 +123,8 @@ def check_recipe(recipe: Recipe = Path()) -> None:
 
     settings = load(recipe / "params.yaml")
     os.chdir(recipe / settings.root)  # from where a recipe names its files
-    before_download(settings)
+    if note := before_download(settings):
+        print(note)
 
 
 @app.command()

@@ -16,21 +16,23 @@ from nanogpt.text.prompt import prompt_ids, read_prompt
 from nanogpt.text.tokens import Name, Tokens
 
 
-def before_download(settings: Settings) -> None:
-    """Refuse what no fetching can bring.
+def before_download(settings: Settings) -> str:
+    """Refuse what no fetching can bring; returns what a reader should know of the corpus.
 
     Raises:
         UserError: a corpus or a base that is unknown, not there or of no kind that can be read; own
             texts whose beginning cannot be read; or a prompt's file that is not there or no text.
     """
     field = settings.download.text_field
-    for source in corpora.find(settings.download.corpus, field).sources:
+    corpus = corpora.find(settings.download.corpus, field)
+    for source in corpus.sources:
         if isinstance(source, Files):
             _refuse_own(source.paths, Path(settings.data))
             _read_some(source.paths, field)
     for base in settings.download.bases:
         bases.find(base)
     read_prompt(settings.sample)
+    return corpus.note
 
 
 def _refuse_own(paths: Iterable[str], data: Path) -> None:

@@ -6,33 +6,22 @@
 `text/raw.py` says what is in there.
 """
 
-import glob
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from os.path import isdir
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import digest_files, list_files, whole_folder
 from nanogpt.common.manifest import write_manifest
-from nanogpt.common.recipe import did_you_mean
 from nanogpt.common.secrets import public
 from nanogpt.settings import Download
-from nanogpt.sources.fetch import Files, Source, Web, Wheel, fetch, real_path
+from nanogpt.sources.fetch import Files, Source, Web, Wheel, fetch
 from nanogpt.sources.hub import TOKENIZER, HubDataset
+from nanogpt.sources.own import check_suffix, own_files
 from nanogpt.sources.shakespeare import script
 from nanogpt.text.raw import Raw, Vocabulary
-
-SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
-PACKED, TABLE, MARKUP = "unpack it", "write it as .jsonl or .parquet", "take the text out of it"
-OTHERS = {  # what to do with files of other kinds
-    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"), PACKED),
-    **dict.fromkeys((".csv", ".tsv", ".xlsx", ".arrow", ".feather"), TABLE),
-    **dict.fromkeys((".pdf", ".html", ".htm", ".xml", ".docx", ".odt", ".epub"), MARKUP),
-    ".json": "write an object a line, as .jsonl: `jq -c '.[]'`",
-}
 
 
 @dataclass(frozen=True)
@@ -41,6 +30,7 @@ class Corpus:
     sources: tuple[Source, ...]  # in order of preference
     text_field: str = "text"
     convert: Callable[[str], str] | None = None  # a fetched file's text → that of a .txt
+    note: str = ""  # what a reader should know of the choice
 
 
 CORPORA = {
@@ -180,7 +170,8 @@ def find(name: str, text_field: str) -> Corpus:
         UserError: nothing goes by that name, or it is not of a kind that can be read.
     """
     if name in CORPORA:
-        return CORPORA[name]
+        here = f"{name} is the known corpus; what is here by that name is ./{name}"
+        return replace(CORPORA[name], note=here) if os.path.exists(name) else CORPORA[name]
     if name.startswith("hf:"):
         parts = re.fullmatch(r"hf:([^:@]+)(?::([^:@]+))?@([^@]+)", name)
         if not parts:
@@ -192,54 +183,7 @@ def find(name: str, text_field: str) -> Corpus:
         hub = HubDataset(id, config, revision, text_field)
         return Corpus("see the data set's page", (hub,), text_field)
     if "://" in name and not name.startswith("file:"):
-        _check_suffix(public(name))
+        check_suffix(public(name))
         return Corpus(OWN, (Web(((name, None),)),), text_field)
-    pattern = os.path.expanduser(name.removeprefix("file:").removeprefix("//"))
-    found = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
-    # the same file by two ways is one
-    paths = {real_path(path): path for path in sorted(found, reverse=True) if not isdir(path)}
-    if not paths:
-        raise UserError(f"download.corpus: {_nothing(name, pattern)}")
-    for path in sorted(paths.values()):
-        _check_file(path)
-    if not any(os.path.getsize(path) for path in paths.values()):
-        raise UserError(f"download.corpus: {name} is empty")
-    return Corpus(OWN, (Files(name, tuple(sorted(paths.values()))),), text_field)
-
-
-def _nothing(name: str, pattern: str) -> str:
-    if os.path.isdir(pattern):
-        return f"{name!r} is a folder; name its files: '{name.rstrip('/')}/**/*.txt'"
-    if glob.has_magic(pattern):
-        only = " but folders" if glob.glob(pattern, recursive=True) else ""
-        return f"no file matches {name!r}{only}, seen from {Path.cwd()}"
-    return (
-        f"{name!r} is neither a known corpus nor a file, seen from {Path.cwd()}"
-        + did_you_mean(name, CORPORA)
-        + f"\n  known: {', '.join(CORPORA)}, hf:<dataset id>@<revision>, an address,"
-        + f" or files by path or glob ({' '.join(SUFFIXES)})"
-    )
-
-
-def _check_file(path: str) -> None:
-    """Refuse a file that could not be copied, recorded or read."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            f"download.corpus: the name {os.fsencode(path)!r} is not UTF-8; rename the file"
-        ) from None
-    _check_suffix(path)
-    if not os.path.isfile(path):
-        raise UserError(f"download.corpus: {path} is a link to nothing, or no ordinary file")
-    if not os.access(path, os.R_OK):
-        raise UserError(f"download.corpus: {path}: you are not permitted to read it")
-
-
-def _check_suffix(path: str) -> None:
-    suffix = os.path.splitext(path)[1].lower()
-    if suffix not in SUFFIXES:
-        advice = OTHERS.get(suffix, "give it the suffix .txt if it is plain text")
-        raise UserError(
-            f"download.corpus: cannot read {path}: not one of {' '.join(SUFFIXES)}; {advice}"
-        )
+    paths, note = own_files(name, CORPORA)
+    return Corpus(OWN, (Files(name, paths),), text_field, note=note)

@@ -16,7 +16,8 @@ from nanogpt.sources.corpora import download
 
 
 def main(settings: Settings) -> None:
-    before_download(settings)
+    if note := before_download(settings):
+        print(note, flush=True)
     base = download_base(settings.download.bases, settings.path("base"))
     if base.name:
         print(f"base {base.name}: {_size(base.files)}, from {base.source}")

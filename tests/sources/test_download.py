@@ -9,7 +9,7 @@ import pytest
 from nanogpt.common.errors import UserError
 from nanogpt.settings import Download
 from nanogpt.sources.corpora import CORPORA, VOCABULARIES, Corpus, download, find
-from nanogpt.sources.fetch import SourceError, Web, Wheel
+from nanogpt.sources.fetch import Files, SourceError, Web, Wheel
 from nanogpt.sources.hub import HubDataset
 from nanogpt.sources.shakespeare import script
 from nanogpt.text.raw import Raw, open_raw
@@ -90,13 +90,47 @@ def test_one_file_by_two_ways_is_one(here: Path) -> None:
     assert files(manifest) == ["corpus/a.txt", "corpus/deep/b.txt"]
 
 
+def test_a_folder_is_all_of_its_texts(here: Path) -> None:
+    write(here, poems__one_txt=b"a", poems__deep__two_MD=b"b", poems__deep__d__three_jsonl=b"{}")
+    write(here, poems__scan_pdf=b"%PDF", poems__notes=b"x", poems__more_txt_gz=b"\x1f")
+    (here / "poems" / ".git").mkdir()
+    (here / "poems" / ".git" / "config.txt").write_text("hidden")
+    (here / "poems" / "deep" / "back").symlink_to(here / "poems")
+    found = find("poems", "text")
+    (source,) = found.sources
+    assert isinstance(source, Files)
+    assert source.paths == ("poems/deep/d/three.jsonl", "poems/deep/two.MD", "poems/one.txt")
+    assert found.note == (
+        "the folder poems: 1 .txt, 1 .md, 1 .jsonl; left out: 1 without a suffix (give it the"
+        " suffix .txt if it is plain text), 1 .gz (unpack it), 1 .pdf (take the text out of it),"
+        " 1 hidden"
+    )
+    assert find("poems/", "text").note.startswith("the folder poems/: 1 .txt, ")
+    assert find(f"file:{here}/poems", "text").sources[0].name == f"file:{here}/poems"
+
+
+def test_a_folder_and_the_glob_of_its_files_are_one_corpus(here: Path) -> None:
+    write(here, poems__a_txt=b"a", poems__deep__b_txt=b"b")
+    assert raw(here, "poems").files == raw(here, "poems/**/*.txt").files
+    assert raw(here, "poems").digest == raw(here, "poems/**/*.txt").digest
+    write(here, poems__c_txt=b"c")
+    assert files(raw(here, "poems")) == ["corpus/a.txt", "corpus/c.txt", "corpus/deep/b.txt"]
+
+
+def test_a_known_corpus_comes_before_a_folder_and_says_so(here: Path) -> None:
+    write(here, shakespeare__a_txt=b"a")
+    assert find("shakespeare", "text").licence == CORPORA["shakespeare"].licence
+    assert "by that name is ./shakespeare" in find("shakespeare", "text").note
+    assert files(raw(here, "./shakespeare")) == ["corpus/a.txt"]
+
+
 @pytest.mark.parametrize(
     ("corpus", "said"),
     [
         ("shakespear", "did you mean shakespeare?"),
         ("missing.txt", "neither a known corpus nor a file"),
         ("missing/*.txt", "no file matches 'missing/\\*.txt'"),
-        ("folder", r"is a folder; name its files: 'folder/\*\*/\*.txt'"),
+        ("folder", r"folder 'folder' has no file that can be read.*; left out: 1 .pdf \(take the"),
         ("folder/*", "cannot read folder/notes.pdf: not one of .txt .md .jsonl .parquet"),
         ("https://example.org/notes.pdf?part=hush", "cannot read https://example.org/notes.pdf:"),
         ("hf:who/what", "not of the form hf:<dataset id>@<revision>"),
