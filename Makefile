@@ -11,7 +11,7 @@ VENV := .venv
 # Only what is typed after `make` counts: a variable of the environment that happens to have one of
 # these names was not meant. What was typed reaches a command as it is, through the environment of
 # the shell, where neither make nor the shell reads anything into it.
-TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE
+TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES
 $(foreach name,$(TYPED),$(if $(filter command,$(firstword $(origin $(name)))),,$(eval $(name) :=)))
 unexport $(TYPED) RECIPE LIKE PYTHON VENV PYTHONSAFEPATH
 $(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(name))))
@@ -89,13 +89,13 @@ push-to-hub: $(READY) ## upload a model to the Hugging Face hub: MODEL= REPO=use
 report: $(READY) ## show what came out of a recipe's last run (RECIPE=)
 	@$(nanogpt) report $(recipe)
 
-flow: $(READY) ## run a recipe as a Prefect flow; needs no server (RECIPE=)
-	@exec python -m pipelines.flows "$$TYPED_RECIPE"
+flow: $(READY) ## run a recipe as a Prefect flow; needs no server (RECIPE= OVERRIDES='{"train.steps": 100}')
+	@exec python -m pipelines.flows $(call given,overrides,OVERRIDES) -- "$$TYPED_RECIPE"
 
 join: $(READY) ## train on several machines: run it on each (machine.nodes, machine.rendezvous) (RECIPE=)
 	@exec python -m pipelines.run join -- "$$TYPED_RECIPE"
 
-deploy: $(READY) ## start a Prefect server and a worker on this machine, apply prefect.yaml (PORT=4200)
+deploy: $(READY) ## start a Prefect server and a worker on this machine, deploy each recipe (PORT=4200)
 	@python -m pipelines.local up $(call given,port,PORT)
 
 undeploy: $(MADE) ## stop what `make deploy` started

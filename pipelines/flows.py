@@ -1,49 +1,41 @@
-"""The flow that runs a recipe: one task a stage, in DVC's order.
+"""The flow that runs a recipe: one task a stage, hanging together as in DVC's graph.
 
     python -m pipelines.flows                              # the recipe of the current folder
     python -m pipelines.flows pipelines/gpt2_openwebtext
+    python -m pipelines.flows --overrides '{"train.steps": 100}'
     prefect deployment run 'pipeline/shakespeare' --watch  # after `make deploy`
 
 DVC decides what is to be done; Prefect decides when and where, shows it, and tries again.
 """
 
 import argparse
+import json
 import logging
 import os
-import re
 import signal
 import ssl
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-import psutil
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_client, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.settings import get_current_settings
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
-from pipelines.graph import RecipeError, Stage, dvc_environment, root, stages
+from pipelines import artifacts
+from pipelines.graph import RecipeError, Stage, find_recipe, name_of, root, stages
 from pipelines.local import Local, no_proxy
+from pipelines.overrides import experiment, title, words
+from pipelines.repro import TOLD, WAITING, WRONG_INPUT, StageFailed, repro
 
-RAN = re.compile(r"Running stage '.+':")
-BUSY = re.compile(r"Unable to acquire lock|is busy, it is being blocked by")
-BLOCKER = re.compile(r"\(PID (\d+)\)")
-EXIT_CODE = re.compile(r"exited with (-?\d+)$")
-
-WRONG_INPUT = 2  # exit code of a stage that no second try can help
-TOLD = {129, 130, 143}  # exit codes of a stage that was told to stop
-WAITING = "NANOGPT_WAITING"  # pids: a stage stops when one of these that it runs below is gone
-RUN_ID = "PREFECT__FLOW_RUN_ID"  # set where a worker started this process
-BUSY_DELAY = 2  # seconds between two looks at another DVC command that is at work
-PATIENCE = 20  # seconds to stop in: less than the 30 that a Prefect worker grants
 STARTUP = 180  # seconds for Prefect's temporary server: its own 20 are few on a busy machine
 
 DEFAULTS = {
@@ -51,14 +43,6 @@ DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "true",
 }
-
-
-class StageFailed(Exception):
-    """The last lines that a stage and DVC wrote."""
-
-    def __init__(self, message: str, code: int | None) -> None:
-        super().__init__(message)
-        self.code = code  # exit code of the stage's command; None when DVC itself gave up
 
 
 def _worth_another_try(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -72,111 +56,93 @@ def _worth_another_try(_task: Any, _run: Any, state: State[Any]) -> bool:
     cache_policy=NO_CACHE,
     retry_condition_fn=_worth_another_try,
 )
-def run_stage(stage: Stage) -> State[None]:
+def run_stage(stage: Stage, recipe: str, top: Path, experiment: str | None) -> State[None]:
     """Bring one stage up to date; the state is named `Cached` where its command need not run.
 
     Raises:
         StageFailed: DVC, or the command that it ran, ended with an error.
     """
-    while True:
-        code, lines = _repro(stage)
-        text = "\n".join(lines)
-        if code == 0:
-            if any(RAN.fullmatch(line) for line in lines):
-                return Completed(message="its command ran")
-            return Completed(name="Cached", message="DVC had nothing to do")
-        if not BUSY.search(text):
-            ended = int(found[1]) if (found := EXIT_CODE.search(text)) else None
-            # a signal that ended the shell in between is negative here
-            raise StageFailed(text, 128 - ended if ended and ended < 0 else ended)
-        blockers = [int(pid) for pid in BLOCKER.findall(text)]
-        get_run_logger().warning("another DVC command is at work on this: waiting for its end")
-        time.sleep(BUSY_DELAY)
-        while any(map(_runs, blockers)):
-            time.sleep(BUSY_DELAY)
-
-
-def _runs(pid: int) -> bool:
     try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+        ran = repro(stage, top, experiment)
+    except StageFailed as error:
+        with _or_a_warning():
+            artifacts.show_failure(recipe, stage, top, str(error))
+        raise
+    with _or_a_warning():
+        artifacts.show_results(recipe, stage, top)
+    if ran:
+        return Completed(message="its command ran")
+    return Completed(name="Cached", message="DVC had nothing to do")
 
 
-def _repro(stage: Stage) -> tuple[int, list[str]]:
-    """Run `dvc repro` for one stage, its output going to the log as it comes.
-
-    Returns:
-        DVC's exit code, with the line that says whether the command ran and the last few lines.
-    """
-    logger = get_run_logger()
-    command = ["dvc", "repro", "--single-item", stage.address]
-    logger.info("$ %s", " ".join(command))
-    ran: list[str] = []
-    last: deque[str] = deque(maxlen=12)
-    with subprocess.Popen(
-        [sys.executable, "-m", *command],
-        cwd=root(),
-        env=dvc_environment() | {"PYTHONUNBUFFERED": "1", WAITING: _waiting()},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        # Ctrl-C in a terminal then reaches only this process, which passes it on once
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for raw in process.stdout:
-                # of a line that carriage returns overwrote, the log gets what stayed
-                line = raw.decode("utf-8", "replace").rstrip().rsplit("\r", 1)[-1]
-                if line:
-                    logger.info(line)
-                    (ran if RAN.fullmatch(line) else last).append(line)
-            return process.wait(), [*ran, *last]
-        finally:
-            if process.poll() is None:
-                _stop(process)
-
-
-def _waiting() -> str:
-    """The processes that wait for a stage above DVC's, which is a job of its own; pids."""
-    known = os.environ.get(WAITING, "").split()
-    # the parent of a flow that runs for a worker is that worker
-    return " ".join([*known, str(os.getpid()), str(os.getppid()) if RUN_ID in os.environ else ""])
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Interrupt a process and all its descendants, as Ctrl-C would; end those that stay."""
-    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    os.killpg(process.pid, signal.SIGINT)
-    _, stubborn = psutil.wait_procs(family, timeout=PATIENCE)
-    for member in stubborn:
-        member.kill()
-    process.wait()
+@contextmanager
+def _or_a_warning() -> Iterator[None]:
+    """What a run shows of itself is no reason for it to fail."""
+    try:
+        yield
+    except Exception as error:
+        get_run_logger().warning("something is not shown: %s: %s", type(error).__name__, error)
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """What a stage said is enough: through which functions of Prefect it came helps nobody."""
-    if record.exc_info and isinstance(record.exc_info[1], StageFailed):
+    """What was said is enough: through which functions of Prefect it came helps nobody."""
+    if record.exc_info and isinstance(record.exc_info[1], StageFailed | RecipeError):
         record.exc_info = None
     return True
 
 
-@flow(name="pipeline")
-def pipeline(recipe: str = ".") -> None:
-    """Bring the recipe in folder `recipe` up to date, stage by stage.
+def _title() -> str:
+    given = runtime.flow_run.parameters
+    return title(given["recipe"], given["overrides"] or {})
+
+
+@flow(name="pipeline", flow_run_name=_title)
+def pipeline(recipe: str = ".", overrides: dict[str, Any] | None = None) -> None:
+    """Bring a recipe up to date, stage by stage; what is up to date already is `Cached`.
+
+    Args:
+        recipe: the name of a recipe, or its folder.
+        overrides: settings that differ from its params.yaml, such as `{"train.steps": 100}`. The
+            run then takes place in a copy of the checkout, and is kept as a DVC experiment.
 
     Raises:
-        RecipeError: the folder is not a recipe's.
+        RecipeError: there is no such recipe, or a setting is refused.
         StageFailed: a stage failed, and no retry helped.
     """
     for name in ("prefect.task_runs", "prefect.flow_runs"):
         logging.getLogger(name).addFilter(_without_traceback)
-    for stage in stages(recipe):
-        run_stage.with_options(
+    folder, changes = find_recipe(recipe), overrides or {}
+    name = name_of(folder)
+    _tag(name, changes)
+    if not changes:
+        _run_stages(folder, name, root(), None)
+        return
+    with experiment(folder, changes) as copy:
+        _run_stages(copy.top / folder.resolve().relative_to(root()), name, copy.top, copy.name)
+    get_run_logger().info("kept as an experiment: dvc exp show; dvc exp apply %s", copy.name)
+
+
+def _run_stages(folder: Path, name: str, top: Path, experiment: str | None) -> None:
+    """Run the stages of the recipe in `folder`, one after the other, at the root `top`."""
+    with _or_a_warning():
+        artifacts.show_settings(name, folder, top)
+    done: dict[str, State[Any]] = {}
+    for stage in stages(folder, top):
+        waits = [done[address] for address in stage.needs]  # the lines between the tasks
+        task = run_stage.with_options(
+            tags=[name],
             retries=stage.meta.get("retries", 0),
             retry_delay_seconds=exponential_backoff(stage.meta.get("backoff", 10)),
-        )(stage)
+        )
+        done[stage.address] = task(stage, name, top, experiment, wait_for=waits, return_state=True)
+        done[stage.address].result()  # raises what the stage did
+
+
+def _tag(name: str, changes: Mapping[str, Any]) -> None:
+    """Have the run found by its recipe and by each setting that it changes."""
+    tags = {*runtime.flow_run.tags, name, *words(changes)}
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(runtime.flow_run.id, tags=sorted(tags))
 
 
 def find_server() -> None:
@@ -206,28 +172,49 @@ def find_server() -> None:
         sys.exit(os.EX_TEMPFAIL)
 
 
-def run(recipe: str) -> None:
+def run(recipe: str, overrides: str) -> None:
     """Run the flow; the exit code is that of the stage that failed."""
     try:
-        pipeline(recipe)
+        pipeline(recipe, json.loads(overrides))
     except StageFailed as error:
         sys.exit(error.code or 1)  # its log has said the rest
+    except RecipeError:
+        sys.exit(WRONG_INPUT)
+
+
+def _settings(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if isinstance(found, dict):
+        return found
+    raise argparse.ArgumentTypeError(f'{text!r} is not of the form {{"train.steps": 100}}')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Run a recipe as a Prefect flow.")
     parser.add_argument("recipe", nargs="?", default=".", help="its folder (default: this) or name")
-    recipe = parser.parse_args().recipe
+    parser.add_argument(
+        "--overrides",
+        type=_settings,
+        default={},
+        metavar="JSON",
+        help="settings for this run alone, kept as an experiment: '{\"train.steps\": 100}'",
+    )
+    args = parser.parse_args()
     try:
-        stages(recipe)  # a wrong folder is said before Prefect's server takes its time to start
+        stages(
+            args.recipe
+        )  # a wrong folder is said before Prefect's server takes its time to start
     except RecipeError as error:
         sys.exit(str(error))
     find_server()
     # In a session of its own: Ctrl-C would end Prefect's temporary server, which is the flow's
     # child, before the flow could tell it how the run ended.
-    code = "import sys; from pipelines.flows import run; run(sys.argv[1])"
+    code = "import sys; from pipelines.flows import run; run(*sys.argv[1:])"
     child = subprocess.Popen(
-        [sys.executable, "-c", code, recipe],
+        [sys.executable, "-c", code, args.recipe, json.dumps(args.overrides)],
         env=DEFAULTS | os.environ | {WAITING: str(os.getpid())},
         start_new_session=True,
     )

@@ -10,8 +10,8 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -28,12 +28,26 @@ class RecipeError(Exception):
 
 
 @dataclass(frozen=True)
+class Plot:
+    """Columns of a stage's tables, drawn over one of them."""
+
+    name: str
+    x: str
+    y: tuple[tuple[str, str], ...]  # file, seen from the root, and its column
+    label: str  # of the y axis
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of a recipe, as dvc.yaml declares it."""
 
     name: str
     address: str  # what `dvc repro` takes at the repository's root: "<folder>/dvc.yaml:<name>"
     meta: Mapping[str, Any]  # dvc.yaml's `meta:`, free for tools such as this one
+    needs: tuple[str, ...] = ()  # addresses of the stages whose end it waits for
+    metrics: tuple[str, ...] = ()  # its files of figures, seen from the root
+    texts: tuple[str, ...] = ()  # its Markdown files, seen from the root
+    plots: tuple[Plot, ...] = ()  # those that dvc.yaml declares of its files
 
 
 def root() -> Path:
@@ -59,7 +73,7 @@ def find_recipe(given: str | Path) -> Path:
     folder = Path(given)
     if (folder / "params.yaml").is_file():
         return folder
-    known = _recipes()
+    known = recipes()
     if named := known.get(folder.as_posix().removeprefix("pipelines/")):
         return Path(os.path.relpath(named))
     raise RecipeError(
@@ -69,7 +83,7 @@ def find_recipe(given: str | Path) -> Path:
     )
 
 
-def _recipes() -> dict[str, Path]:
+def recipes() -> dict[str, Path]:
     """The folders of all recipes by their names: the default one's stands in its settings."""
     top = root()
     found = {file.parent.name: file.parent for file in top.glob("pipelines/*/params.yaml")}
@@ -78,6 +92,21 @@ def _recipes() -> dict[str, Path]:
         if name := re.search(r"^data: *data/([\w-]+)", text, re.MULTILINE):
             found = {name[1]: top} | found
     return dict(sorted(found.items()))
+
+
+def name_of(recipe: str | Path) -> str:
+    """The name of a recipe that is given by its folder or name; of none, as it is given."""
+    try:
+        folder = find_recipe(recipe).resolve()
+    except RecipeError:
+        return str(recipe)
+    named = (name for name, known in recipes().items() if known.resolve() == folder)
+    return next(named, folder.name)
+
+
+def deployment(recipe: str) -> str:
+    """The name of a recipe's deployment."""
+    return recipe.replace("_", "-")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -94,8 +123,10 @@ def dvc_environment() -> dict[str, str]:
     return os.environ | {"PATH": path}
 
 
-def stages(recipe: str | Path = ".") -> list[Stage]:
+def stages(recipe: str | Path = ".", top: Path | None = None) -> list[Stage]:
     """Stages of a recipe, by its folder or name, with whatever they need from other recipes.
+
+    `top` is the root of the repository, if that is not the one that holds the current folder.
 
     Each comes after all that it needs; those that need not wait for each other keep the order of
     dvc.yaml.
@@ -103,30 +134,72 @@ def stages(recipe: str | Path = ".") -> list[Stage]:
     Raises:
         RecipeError: there is no such recipe, or DVC cannot read or resolve the graph.
     """
-    file = find_recipe(recipe).resolve() / "dvc.yaml"
-    with Repo(str(root())) as repo:
-        try:
-            known = repo.index.stages  # in the order of the files, which the graph forgets
-            graph = get_active_graph(repo.index.graph)
-        except (DvcException, ValueError) as error:  # ValueError: such as a date of a 13th month
-            raise RecipeError(f"{error}; `dvc status` says where") from error
-        wanted = [stage for stage in known if Path(stage.path) == file]
+    folder = find_recipe(recipe).resolve()
+    top = top or root()
+    with _index(top) as index:
+        known = index.stages  # in the order of the files, which the graph forgets
+        wanted = [stage for stage in known if Path(stage.path) == folder / "dvc.yaml"]
         if not wanted:
+            file = folder / "dvc.yaml"
             raise RecipeError(f"{file} is missing, or has no stages; copy the root's there")
-        plan = get_subgraph(graph, wanted)
+        plan = get_subgraph(get_active_graph(index.graph), wanted)
         needs = {
             stage: sorted(plan.successors(stage), key=known.index)
             for stage in known
             if stage in plan
         }
+        plots = list(_plots(index, top))
         return [
             Stage(
                 name=stage.name,
-                # DVC's own `addressing` depends on the current folder
-                address=f"{Path(stage.path_in_repo).as_posix()}:{stage.name}",
+                address=_address(stage),
                 meta=stage.meta or {},
+                # a .dvc file is a node of the graph too, but data: nothing to run
+                needs=tuple(_address(n) for n in needs[stage] if isinstance(n, PipelineStage)),
+                metrics=tuple(_seen(out, top) for out in stage.outs if out.metric),
+                texts=tuple(_seen(out, top) for out in stage.outs if out.fs_path.endswith(".md")),
+                plots=tuple(plot for plot, files in plots if _makes(stage, files)),
             )
             for stage in TopologicalSorter(needs).static_order()
-            # a .dvc file is a node of the graph too, but data: nothing to run
             if isinstance(stage, PipelineStage)
         ]
+
+
+@contextmanager
+def _index(top: Path) -> Iterator[Any]:
+    with Repo(str(top)) as repo:
+        try:
+            _ = repo.index.graph
+        except (DvcException, ValueError) as error:  # ValueError: such as a date of a 13th month
+            raise RecipeError(f"{error}; `dvc status` says where") from error
+        yield repo.index
+
+
+def _address(stage: Any) -> str:
+    # DVC's own `addressing` depends on the current folder
+    return f"{Path(stage.path_in_repo).as_posix()}:{stage.name}"
+
+
+def _seen(out: Any, top: Path) -> str:
+    return Path(out.fs_path).relative_to(top).as_posix()
+
+
+def _makes(stage: Any, files: set[Path]) -> bool:
+    """Whether one of the files is an output of the stage, or lies in one."""
+    outs = {Path(out.fs_path) for out in stage.outs}
+    return any(outs & {file, *file.parents} for file in files)
+
+
+def _plots(index: Any, top: Path) -> Iterator[tuple[Plot, set[Path]]]:
+    """The plots with an x axis that the dvc.yaml files declare, and the files that they draw."""
+    for file, declared in index._plots.items():  # DVC resolves them nowhere else
+        for name, plot in ((n, p) for each in declared for n, p in each.items() if p):
+            if not isinstance(plot.get("x"), str) or not isinstance(plot.get("y"), dict):
+                continue
+            y = [
+                (Path(os.path.normpath(Path(file).parent / table)), column)
+                for table, columns in plot["y"].items()
+                for column in ([columns] if isinstance(columns, str) else columns)
+            ]
+            seen = tuple((os.path.relpath(table, top), column) for table, column in y)
+            yield Plot(name, plot["x"], seen, plot.get("y_label", name)), {path for path, _ in y}

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from pipelines.graph import RecipeError, root
+from pipelines.graph import RecipeError, deployment, name_of, root
 
 HOST = "127.0.0.1"  # reachable from this machine alone: the server asks nobody for a password
 LOOPBACK = (HOST, "localhost", "::1")
@@ -52,7 +52,7 @@ class Local:
         return f"http://{HOST}:{self.port}"
 
     def up(self) -> None:
-        """Start the server and the worker unless they run, and apply prefect.yaml.
+        """Start the server and the worker unless they run, and deploy each recipe.
 
         Raises:
             LocalError: the port is taken, or something did not start or answer in time.
@@ -65,13 +65,13 @@ class Local:
         else:
             self.port = self._recorded()["port"]
             print(f"the server and the worker are up already, at {self.address}")
-        self._prefect("--no-prompt", "deploy", "--all")
+            self._deploy()
 
     def _start(self) -> None:
         try:
             self._spawn("server", "server", "start", "--host", HOST, "--port", str(self.port))
             self._wait("server", lambda: self._get("health") is True)
-            self._prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
+            self._deploy()  # with the pool, which the worker looks for
             self._spawn("worker", "worker", "start", "--pool", POOL, "--name", POOL)
             self._wait("worker", lambda: self._get(f"work_pools/{POOL}")["status"] == "READY")
         except BaseException:
@@ -180,10 +180,10 @@ class Local:
         with opener.open(f"{self.address}/api/{path}", timeout=5) as answer:
             return json.load(answer)
 
-    def _prefect(self, *command: str) -> None:
+    def _deploy(self) -> None:
         for delay in (1, 2, 4, 8, 0):
             done = subprocess.run(
-                [sys.executable, "-m", "prefect", *command],
+                [sys.executable, "-m", "pipelines.deployments", "--pool", POOL],
                 cwd=self.top,
                 env=self._environment(),
                 stdin=subprocess.DEVNULL,
@@ -196,7 +196,7 @@ class Local:
                 break
             time.sleep(delay)
         if done.returncode:
-            raise LocalError(f"`prefect {' '.join(command)}` failed:\n{said}")
+            raise LocalError(f"the recipes were not deployed:\n{said}")
 
     def _refuse_taken_port(self) -> None:
         with socket.socket() as probe:
@@ -249,12 +249,13 @@ def main() -> None:
         local.up()
     except (LocalError, RecipeError) as error:
         sys.exit(f"deploy: {error}")
+    default = deployment(name_of(local.top))
     direct = f" && export NO_PROXY={hosts}" if (hosts := no_proxy().get("NO_PROXY")) else ""
     if os.environ.get("PREFECT_API_URL") not in (None, "", f"{local.address}/api"):
         direct += " && unset PREFECT_API_URL"  # else it would be asked, whatever prefect.toml says
     print(
         f"up: {local.address}\n"
-        "run a recipe:  prefect deployment run 'pipeline/shakespeare' --watch\n"
+        f"run a recipe:  prefect deployment run 'pipeline/{default}' --watch\n"
         f"               (after `source .venv/bin/activate{direct}`)\n"
         "stop:          make undeploy"
     )

@@ -1,5 +1,6 @@
 """The flow runs a recipe's stages through DVC: order, states, logs, retries, locks, cancelling."""
 
+import base64
 import json
 import os
 import signal
@@ -8,18 +9,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from xml.etree import ElementTree
 
 import psutil
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, LogFilter
-from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, LogFilter
+from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
 from prefect.settings import get_current_settings
 from prefect.testing.utilities import prefect_test_harness
 
+from pipelines.artifacts import key
 from pipelines.flows import STARTUP, pipeline
 from pipelines.graph import RecipeError
-from tests.kit.toy import PROJECT, SLOW, WRITE, eventually, make_toy
+from tests.kit.checkouts import commit, git
+from tests.kit.toy import PROJECT, SLOW, TOY, WRITE, eventually, make_toy
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,6 +36,9 @@ def server() -> Iterator[None]:
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_toy(tmp_path)
     monkeypatch.chdir(tmp_path)
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "Test")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "test@example.org")
     return tmp_path
 
 
@@ -69,10 +76,14 @@ def log_of(run: FlowRun, until: str) -> list[str]:
 def test_one_task_a_stage_in_order_then_cached(toy: Path) -> None:
     done = run_flow()
     assert done.state_name == "Completed"
-    assert [(task.name, task.state_name) for task in tasks_of(done)] == [
+    first, second = tasks_of(done)
+    assert [(task.name, task.state_name) for task in (first, second)] == [
         ("first", "Completed"),
         ("second", "Completed"),
     ]
+    # a line on the page, from what is needed to who needs it
+    assert [each.id for each in second.task_inputs["wait_for"]] == [first.id]
+    assert not first.task_inputs.get("wait_for")
     assert Path("second.txt").read_text() == "second"
 
     Path("params.yaml").write_text("word: not to be\n")
@@ -82,6 +93,73 @@ def test_one_task_a_stage_in_order_then_cached(toy: Path) -> None:
     Path("second.txt").unlink()
     assert [task.state_name for task in tasks_of(run_flow())] == ["Cached", "Cached"]
     assert Path("second.txt").read_text() == "second"
+
+
+def artifacts_of(run: FlowRun) -> dict[str, Artifact]:
+    with get_client(sync_client=True) as client:
+        chosen = ArtifactFilter.model_validate({"flow_run_id": {"any_": [run.id]}})
+        return {each.key or "": each for each in client.read_artifacts(artifact_filter=chosen)}
+
+
+MADE = """
+stages:
+  second:
+    cmd: mkdir curves && cp points.csv curves && cp scores.json made.json && cp notes made.md
+    deps: [scores.json, points.csv, notes]
+    metrics: [made.json]
+    outs: [curves, made.md]
+plots:
+- loss: {x: step, y: {curves/points.csv: [train, val]}, y_label: nats}
+"""
+
+
+def test_what_a_stage_made_is_shown(toy: Path) -> None:
+    Path("dvc.yaml").write_text(MADE)
+    Path("scores.json").write_text('{"loss": 1.23456789, "base": {"loss": 2, "split": "test"}}')
+    Path("points.csv").write_text("step,train,val\n1,4.0,\n2,nan,3.5\n3,2.0,\n")
+    Path("notes").write_text("# A sample\n")
+    run = run_flow()
+    shown = artifacts_of(run)
+    assert shown.keys() == {key(run.name, what) for what in ("second", "made", "second-loss")}
+    assert json.loads(str(shown[key(run.name, "second")].data)) == [
+        {"figure": "loss", "value": 1.23457},
+        {"figure": "base.loss", "value": 2},
+        {"figure": "base.split", "value": "test"},
+    ]
+    assert shown[key(run.name, "made")].data == "# A sample\n"
+    kind, _, picture = str(shown[key(run.name, "second-loss")].data).partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    drawn = ElementTree.fromstring(base64.b64decode(picture))
+    lines = drawn.findall("{http://www.w3.org/2000/svg}polyline")
+    assert [len(line.attrib["points"].split()) for line in lines] == [2, 1]
+
+
+def test_a_run_with_other_settings_leaves_the_checkout_alone(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.overrides.CHECK", ["-c", ""])  # the toy has no settings of ours
+    Path("dvc.yaml").write_text(TOY.replace("[first.py]", "[first.py]\n    params: [word]"))
+    Path("first.py").write_text("open('first.txt', 'w').write(open('params.yaml').read())")
+    commit(toy)
+    Path("second.py").write_text(WRITE.format("second") + "# not committed\n")
+    before = Path("params.yaml").read_text()
+    state = pipeline(overrides={"word": "or not"}, return_state=True)
+    with get_client(sync_client=True) as client:
+        done = client.read_flow_run(state.state_details.flow_run_id)
+    assert done.state_name == "Completed", done.state
+    assert done.name == f"{toy.name} word=or not"
+    assert {toy.name, "word=or not"} <= {*done.tags}
+    settings = artifacts_of(done)[key(toy.name, "settings")]
+    assert json.loads(str(settings.data)) == [
+        {"setting": "word", "committed": '"to be"', "now": '"or not"'}
+    ]
+    assert Path("params.yaml").read_text() == before
+    assert not Path("first.txt").exists()
+    assert git(toy, "worktree", "list").count("\n") == 1
+    kept = git(toy, "for-each-ref", "--format=%(refname)", "refs/exps").split()
+    (made,) = [ref for ref in kept if "word=or-not" in ref]
+    assert git(toy, "show", f"{made}:params.yaml") == "word: or not\n"
+    assert "# not committed" in git(toy, "show", f"{made}:second.py")
 
 
 def test_output_streams_into_the_log_without_overwritten_lines(toy: Path) -> None:
@@ -110,6 +188,9 @@ def test_a_failure_says_what_the_stage_and_dvc_said(toy: Path) -> None:
     assert second.state_name == "Failed"
     assert "second: nothing to read" in second.state.message
     assert "failed to reproduce 'second'" in second.state.message
+    shown = str(artifacts_of(failed)[key(toy.name, "second-failed")].data)
+    assert "second: nothing to read" in shown
+    assert "dvc repro --single-item dvc.yaml:second" in shown
 
 
 def test_retries_are_those_of_dvc_yaml(toy: Path) -> None:
@@ -133,7 +214,7 @@ def test_a_wrong_input_or_an_order_to_stop_is_not_tried_again(toy: Path, code: i
 
 
 def test_waits_for_another_dvc_command(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.flows.BUSY_DELAY", 0.2)
+    monkeypatch.setattr("pipelines.repro.BUSY_DELAY", 0.2)
     Path("first.py").write_text(
         WRITE.format("first") + "open('started', 'w'); import time; time.sleep(3)"
     )

@@ -26,11 +26,12 @@ def port() -> int:
 
 @pytest.fixture
 def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> Iterator[Local]:
-    """The toy recipe in a repository with this project's flow and prefect.yaml."""
+    """The toy recipe in a repository with this project's flow."""
     make_toy(tmp_path)
+    params = tmp_path / "params.yaml"
+    params.write_text(f"# A toy\n# of words\ndata: data/toy\n{params.read_text()}")
     (tmp_path / "pipelines").mkdir()
-    for file in ("pipelines/flows.py", "prefect.yaml"):
-        shutil.copy(PROJECT / file, tmp_path / file)
+    shutil.copy(PROJECT / "pipelines" / "flows.py", tmp_path / "pipelines")
     monkeypatch.chdir(tmp_path)
     # what the user has set up elsewhere plays no part
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
@@ -58,12 +59,18 @@ def record(local: Local, **processes: int) -> None:
 def test_deploy_run_undeploy(local: Local) -> None:
     up = ("pipelines.local", "up", f"--port={local.port}")
     record(local, server=os.getpid(), worker=2**22)  # of before a reboot: another's, and nobody's
-    assert "prefect deployment run 'pipeline/shakespeare'" in say(*up)
-    assert "Completed" in say("prefect", "deployment", "run", "pipeline/shakespeare", "--watch")
+    assert "prefect deployment run 'pipeline/toy'" in say(*up)
+    said = say("prefect", "deployment", "run", "pipeline/toy", "--param", "recipe=tay", code=1)
+    assert "'tay' is not one of ['toy']" in said
+    say("prefect", "deployment", "schedule", "create", "pipeline/toy", "--cron=0 3 * * *")
+    assert "Completed" in say("prefect", "deployment", "run", "pipeline/toy", "--watch")
     assert Path("second.txt").read_text() == "second"
 
     before = {process.pid for process in local.running().values()}
     assert "up already" in say(*up)
+    shown = say("prefect", "deployment", "inspect", "pipeline/toy")
+    assert "0 3 * * *" in shown, "a schedule stays"
+    assert "A toy" in shown
     for origin, allowed in ((local.address, True), ("http://elsewhere:80", False)):
         asked = requests.post(
             f"{local.address}/api/flows/filter", json={}, headers={"Origin": origin}, timeout=30
@@ -74,7 +81,7 @@ def test_deploy_run_undeploy(local: Local) -> None:
     assert {process.pid for process in local.running().values()} == before
 
     Path("first.py").write_text(SLOW)
-    say("prefect", "deployment", "run", "pipeline/shakespeare")
+    say("prefect", "deployment", "run", "pipeline/toy")
     pids = eventually(lambda: Path("pids").exists() and Path("pids").read_text(), "a stage's start")
     stage = [psutil.Process(int(pid)) for pid in pids.split()]
     started = [
@@ -180,5 +187,5 @@ def test_a_locked_database_is_tried_again(local: Local, monkeypatch: pytest.Monk
         return real([sys.executable, "-c", code], **options)  # type: ignore[call-overload]
 
     monkeypatch.setattr("subprocess.run", locked_twice)
-    local._prefect("deploy")
+    local._deploy()
     assert len(tries) == 3

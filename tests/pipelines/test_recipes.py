@@ -1,8 +1,7 @@
-"""dvc.yaml, recipes and deployments say the same, and the graph sees every change of code."""
+"""dvc.yaml and recipes say the same, and the graph sees every change of code."""
 
 import ast
 import re
-import subprocess
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -147,16 +146,3 @@ class TestRecipe:
 def test_recipes_write_side_by_side() -> None:
     data = [load(recipe / "params.yaml").data for recipe in RECIPES]
     assert len(set(data)) == len(RECIPES)
-
-
-def test_every_recipe_has_a_deployment() -> None:
-    text = (ROOT / "prefect.yaml").read_text()
-    deployments = yaml.safe_load(text)["deployments"]
-    # not those that `make finetune` made for somebody
-    listed = ["git", "ls-files", "params.yaml", "pipelines/*/params.yaml"]
-    ours = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    recipes = {Path(file).parent.as_posix() for file in ours.split()}
-    assert {each["parameters"]["recipe"] for each in deployments} == recipes
-    assert len({each["name"] for each in deployments}) == len(deployments)
-    assert not any("schedules" in each for each in deployments)
-    assert not re.search(r"^[^#]*(image:|: ['\"]?/)", text, re.MULTILINE)

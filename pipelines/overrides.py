@@ -1,0 +1,170 @@
+"""A recipe with other settings, run in a copy of the checkout and kept as a DVC experiment.
+
+    with experiment("pipelines/mine", {"train.steps": 100}) as copy:
+        ...                                 # at its root, `copy.top`; the checkout stays as it is
+
+The copy is a git worktree where DVC has the copies of its own (`dvc exp run --temp`), with DVC's
+cache of the checkout, so that stages which the change does not reach are not run again. A run that
+failed or was stopped leaves its copy, and the same one goes on in it.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from dvc.config import Config
+from dvc.repo import Repo
+from dvc.utils.serialize import modify_yaml
+from filelock import FileLock, Timeout
+
+from pipelines.graph import RecipeError, dvc_environment, name_of, root
+
+COPIES = Path(".dvc", "tmp", "exps")  # nanogpt/common/place.py: what runs there belongs to the root
+PLACE = {"root", "params", "data"}
+GRAPH = {"dvc.yaml", "dvc.lock", "params.yaml"}
+CHECK = ("-m", "nanogpt.commands", "check")  # reads all settings, and runs nothing
+LONGEST = 100  # characters of an experiment's name
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of the checkout, in which a recipe has other settings."""
+
+    top: Path  # its root
+    name: str  # of the experiment that it becomes
+
+
+def title(recipe: str | Path, overrides: Mapping[str, Any]) -> str:
+    """What runs, in one line: `shakespeare train.steps=100`."""
+    return " ".join([name_of(recipe), *words(overrides)])
+
+
+def words(overrides: Mapping[str, Any]) -> list[str]:
+    """Each setting as one would say it: `train.steps=100`."""
+    plain = {key: v if isinstance(v, str) else json.dumps(v) for key, v in overrides.items()}
+    return [f"{key}={value}" for key, value in plain.items()]
+
+
+@contextmanager
+def experiment(recipe: Path, overrides: Mapping[str, Any]) -> Iterator[Copy]:
+    """The copy to run in; if all went well it becomes an experiment, and goes.
+
+    Raises:
+        RecipeError: a setting is refused, git has no commit yet or nobody's name, or another run
+            with these settings is at work.
+    """
+    if wrong := sorted(PLACE & overrides.keys()):
+        raise RecipeError(f"{wrong[0]} cannot be overridden: it says where the recipe lies")
+    top, whole = root(), title(recipe, overrides)
+    name = re.sub(r"[^A-Za-z0-9=._-]+|\.\.+", "-", whole)  # a name for git
+    if name != whole.replace(" ", "-") or len(name) > LONGEST:
+        name = f"{name[: LONGEST - 9]}-{sha256(whole.encode()).hexdigest()[:8]}"
+    copy = Copy(top / COPIES / name, name)
+    copy.top.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{copy.top}.lock", timeout=0):
+            made = _bring_up_to_date(copy.top, top)
+            folder = recipe.resolve().relative_to(top)
+            try:
+                _override(copy.top, folder, overrides)
+            except RecipeError:
+                if made:
+                    _remove(copy.top, top)
+                raise
+            yield copy
+            _save(copy, folder)
+            _remove(copy.top, top)
+    except Timeout:
+        raise RecipeError(f"another run of `{whole}` is at work; wait for its end") from None
+
+
+def _bring_up_to_date(copy: Path, top: Path) -> bool:
+    """Give the copy the checkout's code and settings of now; whether it was made for that.
+
+    What git knows comes as it is here, committed or not. Of the rest, recipes and code are copied
+    and all else, such as texts, is linked to.
+    """
+    head = _git(top, "rev-parse", "--verify", "HEAD", why="make a first commit: overrides need one")
+    _git(top, "var", "GIT_COMMITTER_IDENT", why="tell git your name, as an experiment is a commit")
+    new = not copy.exists()
+    if new:
+        _git(top, "worktree", "prune")
+        _git(top, "worktree", "add", "--quiet", "--detach", str(copy), head)
+    else:
+        _git(copy, "checkout", "--quiet", "--force", "--detach", head)
+    changed = _git(top, "stash", "create")
+    _git(copy, "restore", f"--source={changed or head}", "--worktree", ".")
+    for other in _unknown_to_git(top):
+        here, there = top / other, copy / other
+        there.parent.mkdir(parents=True, exist_ok=True)
+        if other.name == "dvc.lock" and there.exists():
+            continue  # the copy's own is further
+        if other.name in GRAPH or other.parts[0] == "nanogpt":
+            shutil.copyfile(here, there)
+        elif not there.is_symlink():
+            there.symlink_to(here)
+    with Repo(str(top)) as repo, Config(str(copy / ".dvc")).edit("local") as local:
+        local["cache"] = {"dir": repo.cache.local.path}
+    return new
+
+
+def _unknown_to_git(top: Path) -> list[Path]:
+    """Files that git neither tracks nor ignores, seen from the root, without DVC's own."""
+    listed = _git(top, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
+    return [Path(name) for name in listed if name and not name.startswith(".dvc/")]
+
+
+def _override(copy: Path, recipe: Path, overrides: Mapping[str, Any]) -> None:
+    """Write the settings, and have them read: a wrong one is refused before anything runs."""
+    with modify_yaml(str(copy / recipe / "params.yaml")) as values:
+        for key, value in overrides.items():
+            *above, last = key.split(".")
+            section = values
+            for part in above:
+                section = section.get(part)
+                if not isinstance(section, dict):
+                    raise RecipeError(f"{recipe / 'params.yaml'} has no section for {key}")
+            section[last] = value
+    done = _run([sys.executable, *CHECK, f"--recipe={recipe}"], copy)
+    if done.returncode:
+        raise RecipeError(done.stderr.strip().removeprefix("check: "))
+
+
+def _save(copy: Copy, recipe: Path) -> None:
+    settings = str(recipe / "params.yaml")  # which git may not know yet
+    save = f"dvc exp save -f -n {copy.name} -I {settings} {recipe / 'dvc.yaml'}"
+    done = _run([sys.executable, "-m", *save.split(" ")], copy.top)
+    if done.returncode:
+        raise RecipeError(f"`{save}` in {copy.top} failed: {done.stderr.strip()}")
+
+
+def _remove(copy: Path, top: Path) -> None:
+    _git(top, "worktree", "remove", "--force", str(copy))
+
+
+def _git(folder: Path, *words: str, why: str = "") -> str:
+    done = _run(["git", *words], folder)
+    if done.returncode:
+        said = done.stderr.strip().removeprefix("fatal: ")
+        raise RecipeError(why or f"`git {' '.join(words)}` failed: {said}")
+    return done.stdout.strip("\n")
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=dvc_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+    )

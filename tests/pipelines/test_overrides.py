@@ -1,0 +1,106 @@
+"""Settings for one run: refused before anything runs, or run in a copy, an experiment later."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from nanogpt.settings import load
+from pipelines.graph import RecipeError
+from pipelines.overrides import COPIES, Copy, experiment, title
+from tests.kit.checkouts import OTHER, git, make_checkout, run
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = make_checkout(tmp_path / "checkout")
+    monkeypatch.chdir(folder)
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "Test")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "test@example.org")
+    return folder
+
+
+def copies(checkout: Path) -> list[str]:
+    return [path.name for path in (checkout / COPIES).iterdir() if path.is_dir()]
+
+
+@contextmanager
+def failing(changes: dict[str, object]) -> Iterator[Copy]:
+    """A run with these settings, of which a stage fails in the end."""
+    with suppress(RuntimeError), experiment(Path(OTHER), changes) as copy:
+        yield copy
+        raise RuntimeError("a stage failed")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"train.stpes": 3}, "train.stpes"),
+        ({"train.steps": "many"}, "train.steps"),
+        ({"nowhere.steps": 3}, "has no section for nowhere.steps"),
+        ({"data": "data/mine"}, "data cannot be overridden"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_key(
+    checkout: Path, wrong: dict[str, object], says: str
+) -> None:
+    before = (checkout / "params.yaml").read_bytes()
+    with pytest.raises(RecipeError, match=says), experiment(Path(), wrong):
+        pytest.fail("something would run")
+    assert (checkout / "params.yaml").read_bytes() == before
+    assert not (checkout / COPIES).exists() or copies(checkout) == []
+
+
+def test_the_copy_holds_what_is_here_and_waits_for_the_next_try(checkout: Path) -> None:
+    changes = {"train.steps": 3}
+    code = checkout / "nanogpt" / "model.py"
+    code.write_text(code.read_text() + "# not committed\n")
+    (checkout / "nanogpt" / "mine.py").write_text("# not known to git\n")
+    (checkout / "poem.txt").write_text("To be")
+    files = ("nanogpt/model.py", "nanogpt/mine.py", "poem.txt")
+    with failing(changes) as copy:
+        assert load(copy.top / OTHER / "params.yaml").train.steps == 3
+        for name in files:
+            assert (copy.top / name).read_bytes() == (checkout / name).read_bytes()
+        (copy.top / "data").mkdir()
+        (copy.top / "data" / "half done").touch()
+        with pytest.raises(RecipeError, match="is at work"), experiment(Path(OTHER), changes):
+            pytest.fail("two would run in one copy")
+    assert copies(checkout) == [copy.name] == ["other-train.steps=3"]
+
+    (checkout / "nanogpt" / "mine.py").write_text("# edited\n")
+    with failing(changes) as copy:
+        assert (copy.top / "data" / "half done").exists()
+        for name in files:
+            assert (copy.top / name).read_bytes() == (checkout / name).read_bytes()
+    assert copies(checkout) == [copy.name]
+
+
+def test_without_a_commit_it_says_what_to_do(checkout: Path) -> None:
+    git(checkout, "update-ref", "-d", "HEAD")
+    with pytest.raises(RecipeError, match="first commit"), experiment(Path(), {"seed": 3}):
+        pytest.fail("something would run")
+
+
+def test_a_title_is_what_one_would_say(checkout: Path) -> None:
+    assert title(OTHER, {"train.steps": 3, "sample.prompt": "To be"}) == (
+        "other train.steps=3 sample.prompt=To be"
+    )
+
+
+@pytest.mark.slow
+def test_a_flow_with_other_settings_is_an_experiment_of_all_stages(checkout: Path) -> None:
+    run(checkout, "dvc", "repro", f"{OTHER}/dvc.yaml")
+    lock = (checkout / OTHER / "dvc.lock").read_bytes()
+    said = run(
+        checkout, "python", "-m", "pipelines.flows", "other", '--overrides={"train.steps": 3}'
+    )
+    assert "Stage 'pipelines/other/dvc.yaml:tokenize' is cached" in said
+    assert "dvc exp apply other-train.steps=3" in said
+    assert (checkout / OTHER / "dvc.lock").read_bytes() == lock
+    assert "other-train.steps=3" in run(checkout, "dvc", "exp", "list", "--name-only")
+    run(checkout, "dvc", "exp", "apply", "other-train.steps=3")
+    assert load(checkout / OTHER / "params.yaml").train.steps == 3
+    assert "train.steps" in run(checkout, "dvc", "params", "diff")
