@@ -123,6 +123,17 @@ def dvc_environment() -> dict[str, str]:
     return os.environ | {"PATH": path}
 
 
+def _adopt(file: Path, top: Path) -> None:
+    """Have DVC know a recipe from now on, whose dvc.yaml `.dvcignore` has hidden so far."""
+    ignore, hidden = top / ".dvcignore", f"/{os.path.relpath(file, top)}\n"
+    lines = ignore.read_text(encoding="utf-8").splitlines(keepends=True) if ignore.exists() else []
+    if hidden in lines:
+        whole = top / ".dvc" / "tmp" / ".dvcignore"
+        whole.parent.mkdir(exist_ok=True)
+        whole.write_text("".join(line for line in lines if line != hidden), encoding="utf-8")
+        whole.replace(ignore)
+
+
 def stages(recipe: str | Path = ".", top: Path | None = None) -> list[Stage]:
     """Stages of a recipe, by its folder or name, with whatever they need from other recipes.
 
@@ -134,13 +145,13 @@ def stages(recipe: str | Path = ".", top: Path | None = None) -> list[Stage]:
     Raises:
         RecipeError: there is no such recipe, or DVC cannot read or resolve the graph.
     """
-    folder = find_recipe(recipe).resolve()
+    file = find_recipe(recipe).resolve() / "dvc.yaml"
     top = top or root()
+    _adopt(file, top)
     with _index(top) as index:
         known = index.stages  # in the order of the files, which the graph forgets
-        wanted = [stage for stage in known if Path(stage.path) == folder / "dvc.yaml"]
+        wanted = [stage for stage in known if Path(stage.path) == file]
         if not wanted:
-            file = folder / "dvc.yaml"
             raise RecipeError(f"{file} is missing, or has no stages; copy the root's there")
         plan = get_subgraph(get_active_graph(index.graph), wanted)
         needs = {

@@ -195,7 +195,11 @@ class Training:
         publish(settings, self.tokens, self.base, best, progress)
         with whole_folder(settings.path("curves")) as curves:
             write_curves(read(self.saves.folder / "journal.jsonl"), curves)
-        figures = {"val_loss": progress.best_loss, "best_step": progress.best_step}
+        figures: dict[str, float | str] = {
+            "val_loss": progress.best_loss,
+            "best_step": progress.best_step,
+            "weights_sha256": weights_sha256(settings.path("model"))[:16],
+        }
         if self.base.name:
             figures["base_val_loss"] = progress.first_loss
         write_text(settings.path("train.json"), json.dumps(figures, indent=1) + "\n")

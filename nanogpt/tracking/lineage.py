@@ -85,7 +85,7 @@ def _processes() -> str:
 def _commit() -> dict[str, str]:
     """The commit that holds the code, and whether files differ from it; why there is none, if so.
 
-    `dvc.lock` always differs while DVC is at work.
+    `dvc.lock` and results always differ while DVC is at work, .dvcignore after a recipe's first run.
     """
     # git reads nothing in a checkout of another user's, as in a container, unless it is told to:
     # whoever runs the code that lies there has trusted it already
@@ -100,7 +100,8 @@ def _commit() -> dict[str, str]:
     if fault:
         log.warning("the record of this training names no commit with its code: %s", fault)
         return {"git.missing": fault}
-    paths = (":(top)", ":(top,exclude)*dvc.lock")
+    ours = (":(top,exclude)*dvc.lock", ":(top,exclude)data", ":(top,exclude).dvcignore")
+    paths = (":(top)", *ours)
     differs = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *paths]).returncode != 0
     # a module or a recipe that was never added is in no commit either
     new = [*git, "ls-files", "--others", "--exclude-standard", "--", "nanogpt", "pipelines"]

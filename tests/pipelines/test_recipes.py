@@ -1,7 +1,9 @@
 """dvc.yaml and recipes say the same, and the graph sees every change of code."""
 
 import ast
+import os
 import re
+import shutil
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -10,12 +12,14 @@ from typing import Any
 import grimp
 import pytest
 import yaml
+from dvc.repo import Repo
 from pydantic import BaseModel
 
 from nanogpt import settings
 from nanogpt.settings import load
 from pipelines.graph import stages
 from tests.kit.recipes import ROOT
+from tests.kit.toy import make_project
 
 GRAPH: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 RECIPES = [ROOT, *sorted(file.parent for file in ROOT.glob("pipelines/*/params.yaml"))]
@@ -113,12 +117,19 @@ def test_a_stage_is_its_own_module_at_the_root(stage: str) -> None:
 def test_stages_run_in_one_order() -> None:
     # DVC takes stages that need not wait for each other in an order that changes
     for before, after in pairwise(GRAPH["stages"].values()):
-        made = {*before.get("outs", []), *before.get("metrics", [])}
-        assert made & {*after["deps"]}
+        made = [*before.get("outs", []), *before.get("metrics", [])]
+        paths = {path for out in made for path in ([out] if isinstance(out, str) else out)}
+        assert paths & {*after["deps"]}
 
 
 def test_the_graph_is_a_map() -> None:
     assert len((ROOT / "dvc.yaml").read_text().splitlines()) < 100
+
+
+def known() -> set[str]:
+    """The folders of the recipes that DVC knows in the repository of the current folder."""
+    with Repo() as repo:
+        return {os.path.relpath(os.path.dirname(stage.path)) for stage in repo.index.stages}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=name_of)
@@ -133,9 +144,19 @@ class TestRecipe:
         assert (recipe / found.root).resolve() == ROOT
         assert Path(found.data).parent == Path("data")
 
-    def test_graph_resolves(self, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(ROOT)
-        assert [stage.name for stage in stages(recipe)] == list(GRAPH["stages"])
+    def test_is_known_to_dvc_when_it_has_run(
+        self, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # what DVC knows and nobody has made fails `dvc checkout`, `dvc pull` and `dvc exp apply`
+        make_project(tmp_path, *map(name_of, RECIPES[1:]))
+        shutil.copy(ROOT / ".dvcignore", tmp_path)
+        monkeypatch.chdir(tmp_path)
+        assert known() == {"."}
+        assert [stage.name for stage in stages(name_of(recipe))] == list(GRAPH["stages"])
+        assert known() == {".", name_of(recipe)}
+        lines = Path(".dvcignore").read_text().splitlines()
+        assert f"/{name_of(recipe)}/dvc.yaml" not in lines
+        assert len(lines) == len((ROOT / ".dvcignore").read_text().splitlines()) - (recipe != ROOT)
 
     def test_settings_have_no_anchors(self, recipe: Path) -> None:
         # `dvc exp run -S` would write one value into every place that shares it
