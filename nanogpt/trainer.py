@@ -103,28 +103,26 @@ class Trainer:
         """
         train, progress = self.train, self.progress
         self.model.train()
-        shown = bar(
-            train.steps, "train", "step", initial=progress.step, disable=self.world.rank > 0
-        )
-        while True:
-            told, seconds = self._ask()
-            position = _schedule_step(progress.step, seconds, train)
-            at_end = position >= train.steps or progress.stale >= (train.patience or math.inf)
-            due = progress.step % train.eval_interval == 0 or at_end
-            if progress.pending and (progress.pending >= train.log_interval or at_end):
-                self._point()
-            if told:  # after the point, of whose last step a save knows neither norm nor rate
-                self._stop(told)
-            if due and progress.scored_step < progress.step:
-                loss = self._validate()
-                shown.set_postfix_str(f"val loss {loss:.4f}", refresh=False)
-                continue  # the remaining time and patience have changed
-            if at_end:
-                break
-            optim.set_rate(self.optimizers, optim.rate(progress.step, position, train))
-            self._step()
-            shown.update()
-        shown.close()
+        first, rank = progress.step, self.world.rank
+        with bar(train.steps, "train", "step", initial=first, disable=rank > 0) as shown:
+            while True:
+                told, seconds = self._ask()
+                position = _schedule_step(progress.step, seconds, train)
+                at_end = position >= train.steps or progress.stale >= (train.patience or math.inf)
+                due = progress.step % train.eval_interval == 0 or at_end
+                if progress.pending and (progress.pending >= train.log_interval or at_end):
+                    self._point()
+                if told:  # after the point, of whose last step a save knows neither norm nor rate
+                    self._stop(told)
+                if due and progress.scored_step < progress.step:
+                    loss = self._validate()
+                    shown.set_postfix_str(f"val loss {loss:.4f}", refresh=False)
+                    continue  # the remaining time and patience have changed
+                if at_end:
+                    break
+                optim.set_rate(self.optimizers, optim.rate(progress.step, position, train))
+                self._step()
+                shown.update()
 
     def _step(self) -> None:
         """One step of the optimizers, skipped where the gradient is NaN or infinite."""

@@ -8,7 +8,9 @@ it, and DVC would tell nobody. So this tells all that runs below, and waits unti
 """
 
 import argparse
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,21 +19,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of the imports, which take time
 
 import psutil
 from dvc.cli import main as dvc
+from dvc.stage.exceptions import StageCmdFailedError
 
 from pipelines.graph import RecipeError, dvc_environment, find_recipe, stages
 
 TELL_SECONDS = 1  # DVC may have started another stage in the meantime
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PUBLISHED = "NANOGPT_PUBLISHED"  # names a file that the train stage makes where it published
 
 
 @contextmanager
 def telling_on() -> Iterator[None]:
-    """Send SIGTERM and SIGHUP on to what runs below, and end with 143 or 129 after all of it.
+    """Send SIGTERM and SIGHUP on to what runs below, and end as told after all of it.
 
-    Ctrl-C, which a terminal sends to all of them, ends this with 130 once it is no longer ignored.
+    Ctrl-C, which a terminal sends to all of them, ends this once it is no longer ignored.
     """
     told: list[int] = []
     family: set[psutil.Process] = set()
@@ -51,15 +59,33 @@ def telling_on() -> Iterator[None]:
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has SIGHUP
             signal.signal(number, hear)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit(130)
+        told.append(signal.SIGINT)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         if told:
             psutil.wait_procs(family)
-            sys.exit(128 + told[0])
+            leave(told[0])
+
+
+def leave(number: int) -> NoReturn:
+    """End as this signal asked for, with 128 and its number as the code.
+
+    Make, which waits for this, would write `Error 143` below what was said, and end with 2. So it
+    is sent the signal, which ends it once this has ended: its caller sees 143 too. It does not
+    ignore the signal where this could hear it, and as a container's first process it would.
+    """
+    for each in STOPS:  # which make hands back
+        signal.signal(each, signal.SIG_IGN)
+    above = psutil.Process().parent()
+    if above and above.pid != 1 and above.name() in ("make", "gmake"):
+        above.send_signal(number)
+        sys.exit(0)
+    sys.exit(128 + number)
 
 
 def _below(process: psutil.Process) -> Iterator[psutil.Process]:
@@ -73,9 +99,44 @@ def _below(process: psutil.Process) -> Iterator[psutil.Process]:
         yield from behind or [child]
 
 
+class _Failure(logging.Filter):
+    """Keeps a stage's exit code, and holds back DVC's line where the stage has said why it ended.
+
+    A code below 0 is the signal that ended the stage, or DVC itself, without a word.
+    """
+
+    code = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info and record.exc_info[1]
+        if isinstance(error, KeyboardInterrupt):
+            self.code = -signal.SIGINT
+        while error and not isinstance(error, StageCmdFailedError):
+            error = error.__cause__
+        if error and (found := re.search(r"exited with (-?\d+)$", str(error))):
+            self.code = int(found[1])
+        return self.code == 0 or (self.code < 0 and -self.code not in STOPS)
+
+
 def repro(recipe: Path) -> int:
-    """Bring a recipe up to date, and show what came out."""
+    """Bring a recipe up to date, and show what came out.
+
+    Returns:
+        The exit code of the stage that failed, or of DVC.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; all of it has ended since.
+    """
+    failure = _Failure()
+    for handler in logging.getLogger("dvc").handlers:
+        handler.addFilter(failure)
     code = int(dvc(["repro", f"{recipe}/dvc.yaml"]))
+    if -failure.code in STOPS:
+        print("stopped; run the same command to go on", file=sys.stderr)
+    if failure.code in (-signal.SIGINT, 128 + signal.SIGINT):
+        raise KeyboardInterrupt
+    if failure.code:
+        return failure.code if failure.code > 0 else 128 - failure.code
     return code or wait_for("-m", "nanogpt.commands", "report", f"--recipe={recipe}")
 
 

@@ -19,7 +19,7 @@ from nanogpt.common.errors import NotNow, Stopped, Told, UserError
 from nanogpt.common.files import write_text
 from nanogpt.common.place import check_code
 from nanogpt.common.ready import check, put_right
-from nanogpt.common.told import follow_ancestors, raise_when_told
+from nanogpt.common.told import follow_ancestors, raise_when_told, stops
 
 # torch warns of its own insides, such as an address that has no name; read when it is imported
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -49,18 +49,22 @@ def run_stage(load: Callable[[str], S], main: Callable[[S], None]) -> None:
     parser.add_argument("params", help="params.yaml of a recipe, seen from the repository's root")
     path = parser.parse_args().params
     started = time.perf_counter()
-    with one_line(stage):
-        raise_when_told()
-        if "RANK" not in os.environ:  # the launcher looks after the processes of a training
-            follow_ancestors(stage)
-        check_code()
-        settings = load(path)
-        check(settings.data)
-        if "RANK" not in os.environ:
-            states.remove_held(Path(settings.params), Path(settings.data))
-        main(settings)
-        if int(os.environ.get("RANK", "0")) == 0:
-            _record_time(Path(settings.data), stage, time.perf_counter() - started)
+    try:
+        with one_line(stage):
+            raise_when_told()
+            if "RANK" not in os.environ:  # the launcher looks after the processes of a training
+                follow_ancestors(stage)
+            check_code()
+            settings = load(path)
+            check(settings.data)
+            if "RANK" not in os.environ:
+                states.remove_held(Path(settings.params), Path(settings.data))
+            main(settings)
+            if int(os.environ.get("RANK", "0")) == 0:
+                _record_time(Path(settings.data), stage, time.perf_counter() - started)
+    finally:
+        for number in stops():  # told once more while Python ends, it would end without its code
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -72,6 +76,8 @@ def one_line(command: str) -> Iterator[None]:
     SIGTERM, 129 SIGHUP.
     """
     put_right()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of a stage's imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except UserError as error:

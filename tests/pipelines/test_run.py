@@ -90,6 +90,54 @@ def test_a_signal_reaches_the_stage_and_is_seen_after_it_has_saved(
     assert json.loads((tmp_path / ".dvc" / "tmp" / "rwlock").read_text()) == {}
 
 
+@pytest.mark.parametrize("told", ["all by Ctrl-C", "make", "what make runs"])
+def test_below_make_one_line_says_it_and_its_caller_sees_the_signal(
+    tmp_path: Path, told: str
+) -> None:
+    make_toy(tmp_path)
+    says = SAVES.replace("signal.SIGHUP", "signal.SIGINT").replace(
+        'Path("saved").touch()', "print('first: stopped', flush=True)"
+    )
+    (tmp_path / "first.py").write_text(says)
+    (tmp_path / "Makefile").write_text("run:\n\t@exec python -m pipelines.run repro -- .\n")
+    path = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
+    own = {
+        key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))
+    }
+    make = subprocess.Popen(
+        ["make", "run"],
+        cwd=tmp_path,
+        env=own | HERE | {"PATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    eventually((tmp_path / "pid").exists, "a stage's start")
+    if told == "all by Ctrl-C":
+        os.killpg(make.pid, signal.SIGINT)
+    else:
+        (command,) = psutil.Process(make.pid).children()
+        os.kill(make.pid if told == "make" else command.pid, signal.SIGTERM)
+    said, _ = make.communicate(timeout=60)
+    assert make.returncode == -(signal.SIGINT if told == "all by Ctrl-C" else signal.SIGTERM)
+    assert said.partition("> python first.py\n")[2] == "first: stopped\n"
+
+
+def test_a_stage_that_fails_has_the_last_word(tmp_path: Path) -> None:
+    make_toy(tmp_path)
+    (tmp_path / "first.py").write_text("import sys; print('first: no'); sys.exit(75)")
+    process = start(tmp_path, "repro")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert said.endswith("> python first.py\nfirst: no\n")
+    (tmp_path / "first.py").write_text("import os; os.kill(os.getpid(), 9)")
+    process = start(tmp_path, "repro")
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 137
+    assert "failed to reproduce 'first'" in said
+
+
 def test_ctrl_c_waits_for_what_has_to_save_and_starts_nothing_more(tmp_path: Path) -> None:
     (tmp_path / "first.py").write_text(SAVES.replace("signal.SIGHUP", "signal.SIGINT"))
     two = (
