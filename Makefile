@@ -64,8 +64,8 @@ finetune-shakespeare: $(READY) ## fine-tune a pretrained model on Shakespeare: m
 
 finetune: $(READY) ## fine-tune on your text: make finetune CORPUS='path/to/*.txt' (BASE= NAME= PROMPT= LIKE=)
 	$(if $(value CORPUS)$(value BASE),,$(error say CORPUS='path/to/*.txt', BASE= or both; `make help` lists the rest))
-	@made=$$(python -m pipelines.new $(call given,like,LIKE) $(call given,name,NAME) $(call given,corpus,CORPUS) \
-	  $(call given,base,BASE) $(call given,prompt,PROMPT)) && $(call repro,$$made)
+	@exec python -m pipelines.new --run $(call given,like,LIKE) $(call given,name,NAME) $(call given,corpus,CORPUS) \
+	  $(call given,base,BASE) $(call given,prompt,PROMPT)
 
 recipe: $(READY) ## make a recipe of your own from another: NAME= (LIKE= CORPUS= BASE= PROMPT=)
 	$(if $(value NAME),,$(error say NAME=, and LIKE= the folder of the recipe to start from))

@@ -7,7 +7,6 @@ Losses are nats a token, and tokens differ from model to model: bits per byte ca
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipelines.given import name_for, seen_from_root
 from pipelines.graph import RecipeError, root
-from pipelines.new import create, name_for, seen_from_root
+from pipelines.new import create, removed_if_nothing_comes
 from pipelines.run import telling_on, wait_for
 
 LIKE = Path("pipelines/baseline")
@@ -56,15 +56,12 @@ def main() -> int:
 def score(base: str, corpus: str) -> dict[str, Any] | None:
     """What `eval` said of a base; None where its pipeline failed, and said why."""
     name = name_for(LIKE, (base, corpus))
-    folder = root() / "pipelines" / name
-    new = not folder.exists()
     given = {"download.base": base, "download.corpus": corpus}
     changes = {key: seen_from_root(text) for key, text in given.items()}
-    recipe = create(name, root() / LIKE, changes)
-    if wait_for("-m", "dvc", "repro", f"{recipe}/dvc.yaml", folder=root()):
-        if new and not (folder / "dvc.lock").exists():
-            shutil.rmtree(folder)  # no stage came to its end
-        return None
+    with removed_if_nothing_comes(name):
+        recipe = create(name, root() / LIKE, changes)
+        if wait_for("-m", "dvc", "repro", f"{recipe}/dvc.yaml", folder=root()):
+            return None
     found: dict[str, Any] = json.loads(
         (root() / "data" / name / "eval.json").read_text(encoding="utf-8")
     )

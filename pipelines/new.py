@@ -3,19 +3,19 @@
     python -m pipelines.new --like=pipelines/finetune_shakespeare --corpus='poems/*.txt'
     python -m pipelines.new --like=. --name=wide --set model.n_embd=256 --set model.n_inner=768
 
-Prints the folder, here pipelines/finetune_poems, then pipelines/wide. Comments on keys stay. A
-recipe that is there already is left as it is, if it asks for the same.
+Prints the folder, here pipelines/finetune_poems, then pipelines/wide; or runs it, with --run.
+Comments on keys stay. A recipe that is there already is left as it is, if it asks for the same.
 """
 
 import argparse
-import glob
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from pipelines.graph import RecipeError, did_you_mean, find_recipe, root
+from pipelines.given import name_for, seen_from_root
+from pipelines.graph import RecipeError, did_you_mean, dvc_environment, find_recipe, root
+from pipelines.run import repro, telling_on
 
 NOT_YAML = (YAMLError, ValueError, RecursionError)  # such as a 13th month, brackets in brackets
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{,99}")  # as settings.py asks of `data`
@@ -145,46 +147,55 @@ def _keys(values: Any, above: str = "") -> list[str]:
     ]
 
 
-def seen_from_root(given: str) -> str:
-    """A path or glob of files that are here, as it is seen from the root; all else as it is.
+def make(name: str, like: Path, changes: Mapping[str, Any]) -> Path:
+    """`create`, but a recipe whose first stage could not even begin is refused and not left there.
 
     Raises:
-        RecipeError: it is of that form, and there is no such file.
+        RecipeError: as `create`; or what `nanogpt check` says.
     """
-    prefix = "file:" if given.startswith("file:") else ""
-    path = given.removeprefix(prefix)
-    if os.path.isabs(os.path.expanduser(path)):
-        return given
-    if os.path.exists(path) or glob.glob(path, recursive=True):
-        return prefix + os.path.relpath(path, root())
-    if ":" in path:
-        return given
-    if prefix or glob.has_magic(path) or "/" in path or re.search(r"\.[A-Za-z]+$", path):
-        raise RecipeError(
-            f"no file matches {path!r}, seen from {Path.cwd()}; what is on the Hugging Face hub is"
-            " hf:<id>@<revision>"
-        )
-    return given
-
-
-def name_for(like: Path, given: Iterable[str]) -> str:
-    """A name from the first word of the recipe that it is like, and what it is given."""
-    words = [like.name.partition("_")[0]]
-    for value in given:
-        value = re.sub("://[^/]*@", "://", value)  # a password is no name
-        parts = [part for part in re.split("[/:]", value.partition("@")[0]) if part]
-        names = [Path(part).stem for part in parts if not glob.has_magic(part)]
-        words += [re.sub(r"[^A-Za-z0-9-]+", "_", name).strip("_") for name in names[-1:]]
-    return re.sub(r"[^A-Za-z0-9_-]", "_", "_".join(filter(None, words)))[:100]
+    new = not (root() / "pipelines" / name).exists()
+    recipe = create(name, like, changes)
+    try:
+        if new and (why := refused(recipe)):
+            raise RecipeError(why)
+    except BaseException:  # Ctrl-C too
+        if new:
+            shutil.rmtree(root() / recipe)
+        raise
+    return recipe
 
 
 def refused(recipe: Path) -> str:
     """Why the first stage of a recipe could not even begin; nothing if it could."""
     command = [sys.executable, "-m", "nanogpt.commands", "check", f"--recipe={recipe}"]
     done = subprocess.run(
-        command, cwd=root(), stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+        command,
+        cwd=root(),
+        stdout=subprocess.DEVNULL,  # what it tells of the corpus, `download` tells again
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
     )
     return done.stderr.strip().removeprefix("check: ") if done.returncode else ""
+
+
+@contextmanager
+def removed_if_nothing_comes(name: str) -> Iterator[None]:
+    """Run a recipe; if it is new and its download did not end, nothing of it stays.
+
+    Another attempt makes it again, be it the same or a better one.
+    """
+    recipe = root() / "pipelines" / name
+    new = [folder for folder in (recipe, root() / "data" / name) if not folder.exists()]
+    try:
+        yield
+    finally:
+        lock = recipe / "dvc.lock"
+        fetched = lock.exists() and re.search(r"^  download:", lock.read_text(), re.MULTILINE)
+        if recipe in new and recipe.exists() and not fetched:
+            for folder in new:
+                shutil.rmtree(folder, ignore_errors=True)
+            print(f"nothing came for pipelines/{name}: it is removed again", file=sys.stderr)
 
 
 def _is_text(word: str) -> bool:
@@ -264,14 +275,11 @@ def main() -> int:
         metavar="KEY=VALUE",
         help="any other key, its value as in params.yaml; as often as there are keys to change",
     )
+    parser.add_argument("--run", action="store_true", help="and run it, as `make run` does")
     args = parser.parse_args()
     try:
         if odd := [word for word in sys.argv[1:] if not _is_text(word)]:
             raise RecipeError(f"{os.fsencode(odd[0])!r} is not UTF-8; rename the file")
-        if args.corpus and os.path.isdir(args.corpus):
-            raise RecipeError(
-                f"{args.corpus!r} is a folder; name its files: '{args.corpus.rstrip('/')}/**/*.txt'"
-            )
         asked = {"download.corpus": args.corpus, "download.base": args.base}
         given = {key: value for key, value in asked.items() if value}
         like = find_recipe(args.like)
@@ -280,17 +288,17 @@ def main() -> int:
         changes |= {key: seen_from_root(value) for key, value in given.items()}
         if args.prompt:
             changes["sample.prompt"] = args.prompt
-        new = not (root() / "pipelines" / name).exists()
-        recipe = create(name, like, changes)
-        if new and (why := refused(recipe)):
-            shutil.rmtree(root() / recipe)
-            raise RecipeError(why)
-        print(recipe)
+        if not args.run:
+            print(make(name, like, changes))
+            return 0
+        with removed_if_nothing_comes(name):
+            return repro(make(name, like, changes))
     except RecipeError as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os.environ.update(dvc_environment())
+    with telling_on():
+        sys.exit(main())

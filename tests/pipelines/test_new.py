@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from nanogpt.settings import load
+from pipelines.given import name_for, seen_from_root
 from pipelines.graph import RecipeError, stages
-from pipelines.new import _change, _yaml_text, create, main, name_for, refused, seen_from_root
+from pipelines.new import _change, _yaml_text, create, main, refused
 from tests.kit.recipes import ROOT
 from tests.kit.toy import make_project
 
@@ -230,7 +231,9 @@ def test_a_recipe_that_is_none(repository: Path, text: str, says: str) -> None:
         ("poems/*.txt", "poems/*.txt"),
         ("./poems/one.txt", "poems/one.txt"),
         ("file:poems/one.txt", "file:poems/one.txt"),
-        ("poems/", "poems"),
+        ("poems/", "./poems"),
+        ("./poems", "./poems"),
+        ("poems", "poems"),
         ("shakespeare", "shakespeare"),
         ("hf:id@main", "hf:id@main"),
         ("https://host/a.txt", "https://host/a.txt"),
@@ -264,9 +267,55 @@ def test_files_that_are_not_there(new: New, given: str) -> None:
     assert [path.name for path in Path("pipelines").iterdir()] == [LIKE.name]
 
 
-def test_a_folder_is_no_corpus(new: New) -> None:
-    said = new("--corpus=poems/")
-    assert said == (2, "'poems/' is a folder; name its files: 'poems/**/*.txt'")
+def test_a_folder_is_a_corpus(new: New, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.new.refused", refused)
+    assert new("--corpus=poems") == (0, "pipelines/finetune_poems")
+    assert load("pipelines/finetune_poems/params.yaml").download.corpus == "poems"
+    Path("empty").mkdir()
+    code, said = new("--corpus=empty")
+    assert code == 2
+    assert said.startswith("download.corpus: the folder 'empty' has no file that can be read")
+    assert not Path("pipelines/finetune_empty").exists()
+
+
+def test_ctrl_c_before_the_recipe_is_checked_leaves_none(
+    new: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(_: Path) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.new.refused", pressed)
+    for more in ([], ["--run"]):
+        with pytest.raises(KeyboardInterrupt):
+            new("--corpus=poems", *more)
+        assert [path.name for path in Path("pipelines").iterdir()] == [LIKE.name]
+
+
+@pytest.mark.parametrize("ended", [[], ["check"], ["check", "download"]])
+def test_a_recipe_for_which_nothing_came_is_removed(
+    new: New, monkeypatch: pytest.MonkeyPatch, ended: list[str]
+) -> None:
+    def fails(recipe: Path) -> int:
+        Path("data", recipe.name, "inputs").mkdir(parents=True)
+        if ended:
+            lines = [f"  {stage}:\n    cmd: python\n" for stage in ended]
+            (recipe / "dvc.lock").write_text("".join(["stages:\n", *lines]))
+        return 2
+
+    monkeypatch.setattr("pipelines.new.repro", fails)
+    code, said = new("--corpus=poems", "--run")
+    stays = "download" in ended
+    assert code == 2
+    assert Path("pipelines/finetune_poems").exists() == stays
+    assert Path("data/finetune_poems").exists() == stays
+    assert ("nothing came for pipelines/finetune_poems" in said) == (not stays)
+
+
+def test_a_recipe_that_was_there_stays(new: New, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.new.repro", lambda _: 75)
+    new("--corpus=poems")
+    assert new("--corpus=poems", "--run") == (75, "")
+    assert Path("pipelines/finetune_poems/params.yaml").exists()
 
 
 @pytest.mark.parametrize(
