@@ -34,9 +34,14 @@ ifeq ($(OS),Windows_NT)
 $(error native Windows has not the locks, links and signals that this needs; install WSL (wsl --install), clone this into its own file system and run it there)
 endif
 
+# A typo would be left out in silence.
+KNOWN := $(TYPED) RECIPE LIKE PYTHON VENV SHELL
+$(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(if $(filter-out $(KNOWN),$(name)),\
+  $(error $(name)=$(value $(name)): nothing here has that name; known: $(KNOWN)))))
+
 # dvc.yaml says `python`: the environment's own.
 export PATH := $(abspath $(BIN)):$(PATH)
-# Nothing here reports to anyone.
+# Nothing here reports to anyone; nor does what is typed without make, by silence.pth below.
 export DO_NOT_TRACK := true
 export DVC_NO_ANALYTICS := true
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -174,9 +179,16 @@ place:
 	  " name one: make PYTHON=python3.12" % ((sys.executable,) + v))'
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m $(ready),$(PYTHON) -m $(ready) $(VENV))
 
+# Each Python of the environment reads this when it starts: mlflow and hf listen to variables alone.
+define SILENCE
+import os; os.environ.update({"DO_NOT_TRACK": "true", "HF_HUB_DISABLE_UPDATE_CHECK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"} | os.environ)
+endef
+export SILENCE
+
 $(READY): requirements.lock pyproject.toml | place
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
 	  --no-build-isolation --editable .
+	@printf '%s\n' "$$SILENCE" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/silence.pth"
 	@touch $@

@@ -191,7 +191,7 @@ def removed_if_nothing_comes(name: str) -> Iterator[None]:
         yield
     finally:
         lock = recipe / "dvc.lock"
-        fetched = lock.exists() and re.search(r"^  download:", lock.read_text(), re.MULTILINE)
+        fetched = lock.exists() and re.search(r"^  download:", lock.read_text("utf-8"), re.M)
         if recipe in new and recipe.exists() and not fetched:
             for folder in new:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -78,6 +78,13 @@ def test_help_has_a_line_for_each_target() -> None:
     assert shown == targets[1].split()
 
 
+def test_a_word_that_make_does_not_know_is_not_left_out_in_silence() -> None:
+    done = make("help", "PROMT=ROMEO:")
+    assert done.returncode == 2
+    assert "PROMT=ROMEO:: nothing here has that name; known: PROMPT MODEL" in done.stderr
+    assert make("help", "PROMPT=ROMEO:").returncode == 0
+
+
 @pytest.fixture
 def download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout without .git, as a zip of it is: the part that is asked before an installation."""
@@ -188,10 +195,8 @@ def test_what_is_typed_arrives_as_it_is(
     printed = typed("export", f"MODEL={value}", f"OUT={value}")
     assert printed == f"python|-m|nanogpt.commands|export|--out={value}|--|{value}|"
     printed = typed("finetune", f"CORPUS={value}", f"BASE={value}", f"PROMPT={value}")
-    # the new recipe is what the first command prints
-    new = "python|-m|pipelines.new|--like=pipelines/finetune_shakespeare"
-    made = f"{new}|--corpus={value}|--base={value}|--prompt={value}|"
-    assert printed == f"python|-m|pipelines.run|repro|--|{made}|"
+    new = "python|-m|pipelines.new|--run|--like=pipelines/finetune_shakespeare"
+    assert printed == f"{new}|--corpus={value}|--base={value}|--prompt={value}|"
     assert not (tmp_path / "made-by-make").exists()
 
 
