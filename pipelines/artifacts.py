@@ -1,7 +1,7 @@
 """What a stage made, as artifacts on the page of the flow's run.
 
-Figures become a table, Markdown stays Markdown, and a plot becomes a picture. All of it is read
-from the files that dvc.yaml names.
+Figures become a table, Markdown stays Markdown, and plots become pictures. All of it is read from
+the files that dvc.yaml names.
 """
 
 import base64
@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from pipelines.graph import Plot, Stage, dvc_environment, root
 from pipelines.repro import command
 
-WIDTH, HEIGHT, LEFT, BELOW = 720, 360, 70, 40  # of a picture and its margins, in pixels
+WIDTH, HEIGHT, LEFT, BELOW = 720, 360, 70, 30  # of a picture and its margins, in pixels
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756")
 Line = list[tuple[float, float]]
 
@@ -34,10 +34,13 @@ def show_results(recipe: str, stage: Stage, top: Path) -> None:
     for file in stage.texts:
         text = (top / file).read_text(encoding="utf-8")
         create_markdown_artifact(text, key(recipe, Path(file).stem), f"`{file}`")
+    pictures = []
     for plot in stage.plots:
         lines = {column: _points(top / file, plot.x, column) for file, column in plot.y}
         address = "data:image/svg+xml;base64," + base64.b64encode(draw(plot, lines)).decode()
-        create_image_artifact(address, key(recipe, stage.name, plot.name), f"{plot.name}, by step")
+        pictures.append(f"## {plot.name}\n\n![{plot.name}]({address})\n")
+    if pictures:
+        create_markdown_artifact("\n".join(pictures), key(recipe, stage.name, "curves"), "by step")
 
 
 def show_settings(recipe: str, folder: Path, top: Path) -> None:
@@ -107,7 +110,7 @@ def draw(plot: Plot, lines: dict[str, Line]) -> bytes:
         _text(LEFT - 8, base, f"{min(ys):.4g}", "end"),
         _text(LEFT, base + 18, f"{min(xs):g}"),
         _text(WIDTH - 20, base + 18, f"{plot.x} {max(xs):g}", "end"),
-        _text(LEFT + wide / 2, base + 32, plot.label, "middle"),
+        _text(LEFT + 8, 16, plot.label),
     ]
     for number, (name, line) in enumerate(lines.items()):
         colour = COLOURS[number % len(COLOURS)]

@@ -36,6 +36,7 @@ from pipelines.local import Local, no_proxy
 from pipelines.overrides import experiment, title, words
 from pipelines.repro import TOLD, WAITING, WRONG_INPUT, StageFailed, repro
 
+NOTHING: dict[str, Any] = {}  # a default that the form shows as JSON to write into
 STARTUP = 180  # seconds for Prefect's temporary server: its own 20 are few on a busy machine
 
 DEFAULTS = {
@@ -93,11 +94,11 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 def _title() -> str:
     given = runtime.flow_run.parameters
-    return title(given["recipe"], given["overrides"] or {})
+    return title(given["recipe"], given["overrides"])
 
 
 @flow(name="pipeline", flow_run_name=_title)
-def pipeline(recipe: str = ".", overrides: dict[str, Any] | None = None) -> None:
+def pipeline(recipe: str = ".", overrides: dict[str, Any] = NOTHING) -> None:
     """Bring a recipe up to date, stage by stage; what is up to date already is `Cached`.
 
     Args:
@@ -111,13 +112,13 @@ def pipeline(recipe: str = ".", overrides: dict[str, Any] | None = None) -> None
     """
     for name in ("prefect.task_runs", "prefect.flow_runs"):
         logging.getLogger(name).addFilter(_without_traceback)
-    folder, changes = find_recipe(recipe), overrides or {}
+    folder = find_recipe(recipe)
     name = name_of(folder)
-    _tag(name, changes)
-    if not changes:
-        _run_stages(folder, name, root(), None)
+    _tag(name, overrides)
+    if not overrides:
+        _run_stages(folder.resolve(), name, root(), None)
         return
-    with experiment(folder, changes) as copy:
+    with experiment(folder, overrides) as copy:
         _run_stages(copy.top / folder.resolve().relative_to(root()), name, copy.top, copy.name)
     get_run_logger().info("kept as an experiment: dvc exp show; dvc exp apply %s", copy.name)
 
@@ -138,9 +139,9 @@ def _run_stages(folder: Path, name: str, top: Path, experiment: str | None) -> N
         done[stage.address].result()  # raises what the stage did
 
 
-def _tag(name: str, changes: Mapping[str, Any]) -> None:
+def _tag(name: str, overrides: Mapping[str, Any]) -> None:
     """Have the run found by its recipe and by each setting that it changes."""
-    tags = {*runtime.flow_run.tags, name, *words(changes)}
+    tags = {*runtime.flow_run.tags, name, *words(overrides)}
     with get_client(sync_client=True) as client:
         client.update_flow_run(runtime.flow_run.id, tags=sorted(tags))
 

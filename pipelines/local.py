@@ -126,6 +126,7 @@ class Local:
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": f"{self.address}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "DO_NOT_TRACK": "true",
             # a page of another origin, open in a browser on this machine, may ask for nothing
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": self.address,

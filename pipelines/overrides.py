@@ -117,9 +117,9 @@ def _bring_up_to_date(copy: Path, top: Path) -> bool:
 
 
 def _unknown_to_git(top: Path) -> list[Path]:
-    """Files that git neither tracks nor ignores, seen from the root, without DVC's own."""
+    """Files that git neither tracks nor ignores, seen from the root; no results, and not DVC's."""
     listed = _git(top, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
-    return [Path(name) for name in listed if name and not name.startswith(".dvc/")]
+    return [Path(name) for name in listed if name and not name.startswith((".dvc/", "data/"))]
 
 
 def _override(copy: Path, recipe: Path, overrides: Mapping[str, Any]) -> None:

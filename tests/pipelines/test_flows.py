@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,15 +121,15 @@ def test_what_a_stage_made_is_shown(toy: Path) -> None:
     Path("notes").write_text("# A sample\n")
     run = run_flow()
     shown = artifacts_of(run)
-    assert shown.keys() == {key(run.name, what) for what in ("second", "made", "second-loss")}
+    assert shown.keys() == {key(run.name, what) for what in ("second", "made", "second-curves")}
     assert json.loads(str(shown[key(run.name, "second")].data)) == [
         {"figure": "loss", "value": 1.23457},
         {"figure": "base.loss", "value": 2},
         {"figure": "base.split", "value": "test"},
     ]
     assert shown[key(run.name, "made")].data == "# A sample\n"
-    kind, _, picture = str(shown[key(run.name, "second-loss")].data).partition(",")
-    assert kind == "data:image/svg+xml;base64"
+    curves = str(shown[key(run.name, "second-curves")].data)
+    (picture,) = re.findall(r"!\[loss\]\(data:image/svg\+xml;base64,(.*)\)", curves)
     drawn = ElementTree.fromstring(base64.b64decode(picture))
     lines = drawn.findall("{http://www.w3.org/2000/svg}polyline")
     assert [len(line.attrib["points"].split()) for line in lines] == [2, 1]
