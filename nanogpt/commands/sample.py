@@ -6,7 +6,6 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from nanogpt.commands.export import open_model
@@ -14,7 +13,7 @@ from nanogpt.common.errors import UserError
 from nanogpt.common.section import mistakes
 from nanogpt.formats.weights import load_model
 from nanogpt.generation import generate
-from nanogpt.machine.distributed import pick_device
+from nanogpt.machine.distributed import prepare
 from nanogpt.settings import Sample, load
 from nanogpt.text import tokenizer
 from nanogpt.text.prompt import read_prompt
@@ -50,7 +49,7 @@ def play(recipe: Path, model: str | None, prompt: str | None, given: Mapping[str
             " another model (--model, MODEL=)"
         )
     with open_model(model or str(own)) as (_, folder):
-        device = torch.device(pick_device(settings.machine))
+        device = prepare(settings.machine)
         first, *others = generate(
             load_model(folder, device),
             tokenizer.load(folder),

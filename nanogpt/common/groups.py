@@ -8,6 +8,9 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
+
+from nanogpt.common.errors import UserError
 
 MEMBERSHIP, MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
@@ -49,3 +52,21 @@ def cores() -> int:
         if quota not in ("max", "-1"):
             most = min(most, int(quota) / int(period))
     return max(1, math.ceil(most))
+
+
+def thread_count(asked: Literal["auto"] | int, here: int = 1) -> int:
+    """CPU threads of each of so many processes on this machine: as asked, or a share of the cores.
+
+    Args:
+        asked: `machine.threads`; "auto" keeps to OMP_NUM_THREADS as well.
+
+    Raises:
+        UserError: more than there are cores, which would wait for each other, or end the process.
+    """
+    if asked == "auto":
+        most = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # a number a level
+        share = max(1, cores() // here)
+        return min(share, int(most)) if most.isdecimal() and int(most) else share
+    if asked > (there := os.cpu_count() or 1):
+        raise UserError(f"machine.threads: {asked} is more than the {there} cores here")
+    return asked

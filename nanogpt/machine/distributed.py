@@ -16,7 +16,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from nanogpt.common.errors import UserError
-from nanogpt.common.groups import cores
+from nanogpt.common.groups import thread_count
 from nanogpt.machine.devices import compile_fault, keep_freed_memory
 from nanogpt.settings import Machine
 
@@ -186,17 +186,23 @@ def process_count(machine: Machine, batch_size: int) -> int:
     return machine.processes
 
 
-def thread_count(machine: Machine, here: int = 1) -> int:
-    """CPU threads of each of so many processes on this machine: as asked, or a share of the cores.
+def prepare(machine: Machine) -> torch.device:
+    """Have this process compute as `machine` says; returns its device.
 
     Raises:
-        UserError: more than there are cores, which would wait for each other, or end the process.
+        UserError: what `machine` asks for is not there.
     """
-    if machine.threads == "auto":
-        return max(1, cores() // here)
-    if machine.threads > (there := os.cpu_count() or 1):
-        raise UserError(f"machine.threads: {machine.threads} is more than the {there} cores here")
-    return machine.threads
+    kind = pick_device(machine)
+    torch.set_num_threads(
+        thread_count(machine.threads, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    )
+    if kind == "cpu":
+        keep_freed_memory()
+    if kind != "cuda":
+        return torch.device(kind)
+    device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
 
 
 def lost_peer(error: BaseException) -> bool:
@@ -229,30 +235,21 @@ def join(machine: Machine, trains: bool = False) -> World:
     Raises:
         UserError: what `machine` asks for is not there; `torch.compile` is for who `trains`.
     """
-    kind = pick_device(machine)
-    local, rank, size = (
-        int(os.environ.get(name, default))
-        for name, default in (("LOCAL_RANK", "0"), ("RANK", "0"), ("WORLD_SIZE", "1"))
-    )
-    device = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
-    if kind == "cuda":
-        torch.cuda.set_device(device)
+    device = prepare(machine)
+    rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = machine.dtype != "float32"
-    elif kind == "cpu":
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(thread_count(machine, here))
-        keep_freed_memory()
     # before the processes meet: who refuses is not waited for
     compiled = trains and _compiles(machine, device)
     control = saving = None
     if size > 1:
-        dist.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         control, saving = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
     return World(
         rank=rank,
         size=size,
         device=device,
-        compute=pick_compute(machine, kind),
+        compute=pick_compute(machine, device.type),
         compile=compiled,
         parallel=machine.parallel,
         parent=os.getppid(),

@@ -18,6 +18,7 @@ from pathlib import Path
 from nanogpt.common.command import run_stage
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import describe, write_text
+from nanogpt.common.groups import thread_count
 from nanogpt.common.progress import bar
 from nanogpt.common.secrets import holds_secret, public
 from nanogpt.formats.base import open_base
@@ -38,11 +39,11 @@ def main(settings: Settings) -> None:
     prompt = read_prompt(settings.sample)
     client.check()  # what it would refuse after hours
     machine = settings.machine
-    if {"auto"} != {machine.device, machine.dtype, machine.processes, machine.threads}:
+    thread_count(machine.threads)
+    if {"auto"} != {machine.device, machine.dtype, machine.processes}:
         from nanogpt.machine import distributed  # torch takes its time
 
         distributed.pick_compute(machine, distributed.pick_device(machine))
-        distributed.thread_count(machine)
         distributed.process_count(machine, settings.train.batch_size)
     if holds_secret(os.environ.get("MLFLOW_TRACKING_URI", "")):
         print(

@@ -5,15 +5,13 @@ python -m nanogpt.stages.sample params.yaml
 
 from pathlib import Path
 
-import torch
-
 from nanogpt.common.command import run_stage
 from nanogpt.common.files import write_text
 from nanogpt.common.progress import bar
 from nanogpt.formats.base import open_base
 from nanogpt.formats.weights import load_model, weights_sha256
 from nanogpt.generation import generate
-from nanogpt.machine.distributed import pick_device
+from nanogpt.machine.distributed import prepare
 from nanogpt.settings import Settings, load
 from nanogpt.text import tokenizer
 from nanogpt.text.prompt import read_prompt
@@ -40,7 +38,7 @@ def main(settings: Settings) -> None:
 def sample(model: Path, prompt: str, settings: Settings, samples: int) -> list[str]:
     """Have the model in a folder continue the prompt."""
     options = settings.sample.model_dump(exclude={"prompt", "prompt_file", "samples"})
-    loaded = load_model(model, torch.device(pick_device(settings.machine)))
+    loaded = load_model(model, prepare(settings.machine))
     with bar(samples * settings.sample.tokens, "sample", "token") as progress:
         return generate(
             loaded,

@@ -49,13 +49,17 @@ BLOCK = 1 << 20  # bytes copied at a time
 
 
 def tokenize(
-    raw: Path, out: Path, settings: Tokenize, executor: Executor | None = None
+    raw: Path,
+    out: Path,
+    settings: Tokenize,
+    executor: Executor | None = None,
+    processes: int | None = None,
 ) -> TokensManifest:
     """Fill `out` with the token files of the corpus in `raw`; returns their manifest.
 
     `out` appears, or is replaced, only when all of it is there. `executor` does the work, for
     example Dask's `client.get_executor()`, whose workers must see both folders under the same
-    paths; without one, processes on all cores do it, or none if the corpus is small.
+    paths; without one, so many `processes` (None: one a core), or this one if the corpus is small.
 
     Raises:
         UserError: `raw` is no raw folder, a document cannot be read, or there are too few.
@@ -65,7 +69,7 @@ def tokenize(
     source = open_raw(raw)
     chunks = [Chunk(raw, source.text_field, some) for some in _chunks(pieces(raw, source.files))]
     size = sum(chunk.size for chunk in chunks)
-    with whole_folder(out) as folder, _workers(executor, size) as run:
+    with whole_folder(out) as folder, _workers(executor, size, processes or cores()) as run:
         special = {EOT}
         if settings.tokenizer == "base":
             shutil.copytree(raw / "vocabulary", folder, dirs_exist_ok=True)
@@ -264,17 +268,19 @@ class SplitWriter:
 
 
 @contextmanager
-def _workers(executor: Executor | None, size: int) -> Iterator[Callable[..., Iterator[Any]]]:
+def _workers(
+    executor: Executor | None, size: int, processes: int
+) -> Iterator[Callable[..., Iterator[Any]]]:
     """The `map` that does the work, results in order: the executor's, processes', Python's own."""
     if executor:
         yield executor.map
-    elif size < SMALL:
+    elif size < SMALL or processes == 1:
         yield map
     else:
         # spawn: a fork would copy the thread of the progress bar in an unknown state
         context = multiprocessing.get_context("spawn")
         try:
-            processes = ProcessPoolExecutor(cores(), context, _start_worker)
+            workers = ProcessPoolExecutor(processes, context, _start_worker)
         except (
             OSError
         ) as error:  # their semaphores are in shared memory, which a container may lack
@@ -282,7 +288,7 @@ def _workers(executor: Executor | None, size: int) -> Iterator[Callable[..., Ite
             print(f"{said}; is there a /dev/shm that can be written?", file=sys.stderr)
             yield map
             return
-        with processes as pool:
+        with workers as pool:
             try:
                 yield pool.map
             except BrokenProcessPool:

@@ -250,7 +250,7 @@ def test_a_killed_parent_takes_its_workers_along(tmp_path: Path) -> None:
         "import time\n"
         "from nanogpt.text.writer import _workers\n"
         "if __name__ == '__main__':\n"
-        "    with _workers(None, 1 << 40) as run:\n"
+        "    with _workers(None, 1 << 40, 2) as run:\n"
         "        next(run(print, ['ready']))\n"
         "        time.sleep(60)\n"
     )
