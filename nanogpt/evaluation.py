@@ -71,6 +71,11 @@ def measures(nats: float, count: int, tokens: int, text_bytes: int) -> dict[str,
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": loss * tokens / text_bytes / math.log(2),
+        "bits_per_byte": bits_per_byte(loss, tokens, text_bytes),
         "tokens": count,
     }
+
+
+def bits_per_byte(loss: float, tokens: int, text_bytes: int) -> float:
+    """A loss in nats a token, of a text of so many tokens and UTF-8 bytes, in bits per byte."""
+    return loss * tokens / text_bytes / math.log(2)

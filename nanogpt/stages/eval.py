@@ -20,7 +20,7 @@ from nanogpt.formats.weights import load_model, weights_sha256
 from nanogpt.machine.distributed import World, join
 from nanogpt.settings import Settings, load
 from nanogpt.text.tokens import Name, Tokens, open_tokens
-from nanogpt.tracking import client, outbox
+from nanogpt.tracking import client, datasets, outbox
 from nanogpt.tracking.registry import Identity
 
 
@@ -45,10 +45,9 @@ def main(settings: Settings) -> None:
         found["base"] = before
         scores |= {f"eval_base_{key}": value for key, value in before.items()}
     write_text(settings.path("eval.json"), json.dumps(found, indent=1) + "\n")
-    text_sha256 = tokens.manifest.splits[name].text_sha256
     lineage = {"tokens_sha256": tokens.digest, "base_digest": base.name and base.digest}
     identity = Identity(settings.recipe, weights_sha256(model), lineage)
-    print(f"eval: {outbox.evaluated(identity, scores, text_sha256)}")
+    print(f"eval: {outbox.evaluated(identity, scores, datasets.describe(tokens, name))}")
 
 
 def score(

@@ -8,6 +8,7 @@ from pathlib import Path
 from nanogpt.common.command import run_stage
 from nanogpt.common.files import write_text
 from nanogpt.common.progress import bar
+from nanogpt.common.secrets import public
 from nanogpt.formats.base import open_base
 from nanogpt.formats.weights import load_model, weights_sha256
 from nanogpt.generation import generate
@@ -32,7 +33,10 @@ def main(settings: Settings) -> None:
         texts[f"Before: the base {base.name}"] = before
     write_text(out, to_markdown(f"Samples of {settings.recipe}", texts))
     print(f"sample: {len(texts)} sample{'s' if len(texts) > 1 else ''} in {out}")
-    outbox.sampled(Identity(settings.recipe, weights_sha256(model)), out)
+    # MLflow groups by the first column, and compares the second
+    table = {"sample": [*texts], "text": [public(text) for text in texts.values()]}
+    table["prompt"] = [public(prompt)] * len(texts)
+    outbox.sampled(Identity(settings.recipe, weights_sha256(model)), out, table)
 
 
 def sample(model: Path, prompt: str, settings: Settings, samples: int) -> list[str]:

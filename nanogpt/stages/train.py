@@ -22,6 +22,7 @@ from nanogpt.common.command import run_stage
 from nanogpt.common.errors import Stopped, UserError
 from nanogpt.common.files import whole_folder, write_text
 from nanogpt.common.told import stops
+from nanogpt.evaluation import bits_per_byte
 from nanogpt.formats.base import Base, open_base
 from nanogpt.formats.weights import weights_sha256
 from nanogpt.machine.distributed import World, join, lost_peer, process_count
@@ -30,7 +31,8 @@ from nanogpt.settings import Settings, load
 from nanogpt.sizing import memory
 from nanogpt.sizing.ahead import before_training
 from nanogpt.text.tokens import Tokens, open_tokens
-from nanogpt.tracking import client, outbox, run
+from nanogpt.tracking import client, datasets, outbox, run
+from nanogpt.tracking.naming import run_name
 from nanogpt.trainer import Hooks, Progress, Trainer
 from nanogpt.training.checkpoint import Saves, fingerprint
 from nanogpt.training.journal import Journal, read, write_curves
@@ -148,18 +150,25 @@ class Training:
         tracked = run.start(
             self.saves.folder,
             self.settings.recipe,
+            run_name(self.settings),
             self.fingerprint,
             self.settings.model_dump(exclude={"root", "params", "data", "machine"}),
             self.world.facts() | counts | self.made_of(),
+            f"`{self.model.config.architecture}`, {parameters:,} parameters, on"
+            f" `{self.tokens.manifest.corpus}`",
             {
-                "name": self.tokens.manifest.corpus,
-                "digest": self.tokens.digest,
-                "source": self.tokens.manifest.corpus,
-                **{name: split.tokens for name, split in self.tokens.manifest.splits.items()},
+                "training": datasets.describe(self.tokens, "train"),
+                "validation": datasets.describe(self.tokens, "val"),
             },
         )
+
+        def record(step: int, metrics: dict[str, float]) -> None:
+            journal.record(step, metrics)
+            if "val_loss" in metrics:
+                journal.record(step, {"val_bits_per_byte": self.bits(metrics["val_loss"])})
+
         try:
-            self.run(journal.record, journal.save)
+            self.run(record, journal.save)
             self.end_if_told("trained to the end, which is saved")
             self.publish(journal)
             progress, model = self.progress, self.settings.path("model")
@@ -203,6 +212,11 @@ class Training:
         if self.base.name:
             figures["base_val_loss"] = progress.first_loss
         write_text(settings.path("train.json"), json.dumps(figures, indent=1) + "\n")
+
+    def bits(self, loss: float) -> float:
+        """Bits per byte of the validation text at a loss in nats a token."""
+        split = self.tokens.manifest.splits["val"]
+        return bits_per_byte(loss, split.tokens, split.bytes)
 
     def end_if_told(self, done: str) -> None:
         """Between two acts of the end: each of them is whole, and may be done twice."""

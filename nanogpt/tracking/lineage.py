@@ -22,6 +22,7 @@ def describe() -> dict[str, str]:
     """Tags of a run started by this process."""
     tags = {
         "host": socket.gethostname(),
+        "mlflow.user": psutil.Process().username(),  # a number where it has no name
         **_process(os.getpid()),
         "mlflow.source.name": "nanogpt",
         "mlflow.source.type": "LOCAL",
@@ -40,17 +41,17 @@ def is_dead(tags: Mapping[str, str]) -> bool:
     Of a process in another container or on another machine, which may have the same name, nothing
     is known from here.
     """
-    theirs, ours = tags.get("processes", "").split(), _processes().split()
+    theirs, ours = tags.get(PROCESS[1], "").split(), _processes().split()
     if theirs == ours:
         try:
-            return _process(int(tags["pid"])) != {key: tags[key] for key in PROCESS}
+            return _process(int(tags[PROCESS[0]])) != {key: tags[key] for key in PROCESS}
         except psutil.NoSuchProcess:
             return True
     # the machine was started again since; a container's processes may be on another one
     return len(theirs) == len(ours) == 3 and theirs[::2] == ours[::2] and ours[2] == OUTSIDE
 
 
-PROCESS = ("pid", "processes", "process_started")
+PROCESS = ("nanogpt.pid", "nanogpt.processes", "nanogpt.process_started")
 OUTSIDE = "pid:[4026531836]"  # of all containers: the kernel's first namespace has this number
 
 
@@ -85,7 +86,7 @@ def _processes() -> str:
 def _commit() -> dict[str, str]:
     """The commit that holds the code, and whether files differ from it; why there is none, if so.
 
-    `dvc.lock` and results always differ while DVC is at work, .dvcignore after a recipe's first run.
+    `dvc.lock` and results always differ while DVC is at work, and .dvcignore after a first run.
     """
     # git reads nothing in a checkout of another user's, as in a container, unless it is told to:
     # whoever runs the code that lies there has trusted it already

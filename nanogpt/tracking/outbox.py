@@ -1,8 +1,8 @@
 """What MLflow is to be told: on disk first, then sent, and removed when MLflow has it.
 
     end(run, "FINISHED", model, registration)           # train
-    print(evaluated(identity, scores, text))            # eval
-    sampled(identity, path)                             # sample
+    print(evaluated(identity, scores, dataset))         # eval
+    sampled(identity, path, table)                      # sample
     send_all()                                          # `nanogpt sync`
 
 Each call sends what waited before it as well. An entry holds all that it needs, so it can be sent
@@ -18,7 +18,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,12 +117,13 @@ def end(
         log.warning("MLflow does not answer, so %s waits; %s", title, LATER)
 
 
-def evaluated(identity: Identity, metrics: Mapping[str, float], text_sha256: str) -> str:
+def evaluated(identity: Identity, metrics: Mapping[str, float], dataset: Mapping[str, Any]) -> str:
     """Record the scores of a model; it becomes `champion` if they beat those of the one there is.
 
     Args:
         metrics: with `eval_bits_per_byte`, by which champions are chosen.
-        text_sha256: of the text that was scored; only scores of the same text are compared.
+        dataset: that was scored: `name`, `digest` of its text, `source`, and what else is known;
+            only scores of the same text are compared.
 
     Returns:
         What was decided and why, a sentence to print.
@@ -130,7 +131,7 @@ def evaluated(identity: Identity, metrics: Mapping[str, float], text_sha256: str
     Raises:
         UserError: MLflow refuses them, or the training that they belong to, and no waiting helps.
     """
-    values = {"metrics": dict(metrics), "text_sha256": text_sha256}
+    values = {"metrics": dict(metrics), "dataset": dict(dataset)}
     title = f"scores of {identity.weights_sha256[:12]}"
     sent = _tell("evaluation", identity, title, values)
     if sent.refused:
@@ -138,9 +139,13 @@ def evaluated(identity: Identity, metrics: Mapping[str, float], text_sha256: str
     return sent.says if sent.done else f"not decided: MLflow does not have the scores ({sent.says})"
 
 
-def sampled(identity: Identity, path: Path) -> None:
-    """Keep a text file with the run that made these weights."""
-    values = {"name": path.name, "text": path.read_text("utf-8")}
+def sampled(identity: Identity, path: Path, table: Mapping[str, Sequence[str]]) -> None:
+    """Keep samples with the run that made these weights: as a text file, and as a table.
+
+    Args:
+        table: columns by name, all of one length.
+    """
+    values = {"name": path.name, "text": path.read_text("utf-8"), "table": dict(table)}
     _tell("sample", identity, f"{path.name} of {identity.weights_sha256[:12]}", values)
 
 
@@ -216,7 +221,9 @@ def _send_training(client: "MlflowClient", entry: Path) -> str:
     if not training.about["registration"]:
         return str(training.about["status"])
     recipe, model = training.about["recipe"], entry / "model"
-    version = registry.register(client, run_id, recipe, model, **training.about["registration"])
+    data = {"dataset": training.about["datasets"]["validation"]}
+    told = training.about["registration"] | data
+    version = registry.register(client, run_id, recipe, model, **told)
     return f"{training.about['status']}, registered as version {version}"
 
 
@@ -224,6 +231,9 @@ def _send_result(client: "MlflowClient", entry: Path, trainings: Mapping[str, Tr
     try:
         values = json.loads((entry / "values.json").read_text("utf-8"))
         identity = Identity(**values.pop("identity"))
+        scored = entries.kind(entry) == "evaluation"
+        first, second = ("metrics", "dataset") if scored else ("text", "table")
+        values[first], values[second]
     except (KeyError, TypeError, ValueError):
         raise UserError(
             f"{entry} is damaged, or of another version of this code; remove it and run its stage"
@@ -232,9 +242,9 @@ def _send_result(client: "MlflowClient", entry: Path, trainings: Mapping[str, Tr
     if trouble := trainings.get(identity.key):
         raise _TrainingFirst(trouble)
     run = registry.run_of(client, identity)
-    if entries.kind(entry) == "evaluation":
+    if scored:
         return registry.record_evaluation(client, run, identity, **values).reason
-    registry.record_text(client, run, **values)
+    registry.record_samples(client, run, **values)
     return "it is with its run"
 
 

@@ -2,8 +2,8 @@
 
     register(client, run_id, recipe, model, weights_sha256=..., ...)    # train
     run = run_of(client, identity)
-    record_evaluation(client, run, identity, metrics, text_sha256)      # eval
-    record_text(client, run, name, text)                                # sample
+    record_evaluation(client, run, identity, metrics, dataset)          # eval
+    record_samples(client, run, name, text, table)                      # sample
     summary(identity)
 
 All but the last are called by `outbox`, which keeps what MLflow does not take. Each may be called
@@ -14,14 +14,15 @@ import json
 import logging
 import math
 import statistics
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanogpt.tracking import datasets, describe
 from nanogpt.tracking.client import connect, every
-from nanogpt.tracking.run import experiment
+from nanogpt.tracking.run import TRAINING, experiment, rounded
 from nanogpt.tracking.trouble import explain
 from nanogpt.tracking.upload import upload
 
@@ -32,8 +33,8 @@ log = logging.getLogger(__name__)
 
 SCORE = "eval_bits_per_byte"  # does not depend on the tokenizer; lower is better
 TEXT = "eval_text_sha256"  # the held-out text that the score is of
-HISTORY = "champion_history"  # tag of the registered model: its last moves, newest first
-HISTORY_LENGTH = 20  # some databases take no more than 5,000 characters in a tag
+TABLE = "samples.json"  # what MLflow shows as a table, and compares between runs
+TABLES = "mlflow.loggedArtifacts"  # the tag that says so
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def register(
     metrics: Mapping[str, float],
     tags: Mapping[str, Any],
     sampling: Mapping[str, Any],
+    dataset: Mapping[str, Any],
 ) -> str:
     """Register a model directory as the `candidate` of `nanogpt-<recipe>`.
 
@@ -83,8 +85,10 @@ def register(
 
     Args:
         step: of the training, that the weights are of.
-        metrics: such as the validation loss; recorded as tags of the version, as `tags` are.
+        metrics: such as the validation loss; tags of the version, with four digits.
+        tags: what the model is made of; those of the uploaded model, `base` of the version too.
         sampling: what `predict` does when it is not told; section `sample` of the settings.
+        dataset: that was validated on, as `run.start` takes it.
 
     Returns:
         The version.
@@ -93,19 +97,29 @@ def register(
         Exception: MLflow does not answer.
     """
     name = f"nanogpt-{recipe}"
-    facts = {key: str(value) for key, value in {**metrics, **tags}.items()}
-    facts["weights_sha256"] = weights_sha256
+    card = describe.card(model)
+    short = {key: f"{value:.4f}" for key, value in metrics.items()}
+    if base := tags.get("base"):
+        short["base"] = base
+    short["weights_sha256"] = weights_sha256
     client.set_tag(run_id, "weights_sha256", weights_sha256)
+    if card:
+        client.set_tag(run_id, describe.NOTE, card)
     version = _newest(client, f"run_id = '{run_id}'", weights_sha256)
     if version is None:
-        model_id = upload(client, run_id, name, model, step, facts, sampling)
+        facts = short | {key: str(value) for key, value in tags.items()} | {describe.NOTE: card}
+        model_id = upload(client, run_id, name, model, step, facts, sampling, dataset)
         if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
+            client.create_registered_model(name, description=describe.registered(recipe))
         version = client.create_model_version(
-            name, f"models:/{model_id}", run_id, facts, model_id=model_id
+            name, f"models:/{model_id}", run_id, short, description=card, model_id=model_id
         )
-    client.set_registered_model_alias(name, "candidate", version.version)
-    return str(version.version)
+    number = str(version.version)
+    # as MLflow's own `register_model` does: else the model's page says that it is not registered
+    listed = json.dumps([{"name": name, "version": number}])
+    client.set_logged_model_tags(_model_id(version), {"mlflow.modelVersions": listed})
+    client.set_registered_model_alias(name, "candidate", number)
+    return number
 
 
 def run_of(client: "MlflowClient", identity: Identity, make: bool = True) -> Any:
@@ -127,12 +141,13 @@ def run_of(client: "MlflowClient", identity: Identity, make: bool = True) -> Any
     elif make:
         tags = {key: value for key, value in identity.lineage.items() if value}
         tags |= {"weights_sha256": identity.weights_sha256, "mlflow.source.name": "nanogpt"}
+        tags[describe.NOTE] = "Results of a model whose training has no run here."
         place = experiment(client, identity.recipe)
-        name = f"results-{identity.weights_sha256[:8]}"
+        name = f"results of {identity.weights_sha256[:8]}"
         run = client.create_run(place, tags=tags, run_name=name)
     else:
         return None
-    if run.info.status == "RUNNING" and "training" not in run.data.tags:
+    if run.info.status == "RUNNING" and TRAINING not in run.data.tags:
         client.set_terminated(run.info.run_id)  # one of their own; also after a kill right here
     return run
 
@@ -142,49 +157,69 @@ def record_evaluation(
     run: Any,
     identity: Identity,
     metrics: Mapping[str, float],
-    text_sha256: str,
+    dataset: Mapping[str, Any],
 ) -> Outcome:
     """Record the scores of these weights; they become `champion` if they beat the one there is.
 
     Args:
         run: as `run_of` found it.
         metrics: with `eval_bits_per_byte`, by which champions are chosen.
-        text_sha256: of the text that was scored; only scores of the same text are compared.
+        dataset: that was scored, as `run.start` takes it; its digest is that of the text, and
+            only scores of the same text are compared.
 
     Raises:
         Exception: MLflow does not answer, or refuses.
     """
+    from mlflow.entities import Metric
+
     run_id = run.info.run_id
     version = _version(client, run_id, identity)
-    model_id = version and version.source.removeprefix("models:/")  # as `register` made it
-    for key, value in metrics.items():
-        if run.data.metrics.get(key) != value:
-            client.log_metric(run_id, key, value, model_id=model_id)
+    client.log_inputs(run_id, [datasets.as_input(dataset, "evaluation")])
+    data = datasets.reference(dataset)
+    now, model_id = time.time_ns() // 1_000_000, version and _model_id(version)
+    found = {key: rounded(value) for key, value in metrics.items()}
+    new = {key: value for key, value in found.items() if run.data.metrics.get(key) != value}
+    client.log_batch(
+        run_id, [Metric(key, value, now, 0, model_id, **data) for key, value in new.items()]
+    )
     if version is None:
         return Outcome("the weights are not registered, so there is nothing to promote")
-    for key, score in {**metrics, TEXT: text_sha256}.items():
-        client.set_model_version_tag(version.name, version.version, key, str(score))
-    outcome = _gate(client, version, metrics[SCORE], text_sha256)
+    score, text_sha256 = round(metrics[SCORE], 6), dataset["digest"]
+    for key, tag in {SCORE: str(score), TEXT: text_sha256}.items():
+        client.set_model_version_tag(version.name, version.version, key, tag)
+    outcome = _gate(client, version, score, text_sha256)
     client.set_tag(run_id, "decision", outcome.reason)
     return outcome
 
 
-def record_text(client: "MlflowClient", run: Any, name: str, text: str) -> None:
-    """Keep a text with a run, as the artifact `name`."""
-    client.log_text(run.info.run_id, text, name)
+def record_samples(
+    client: "MlflowClient", run: Any, name: str, text: str, table: Mapping[str, Sequence[str]]
+) -> None:
+    """Keep samples with a run: as the artifact `name`, and as a table that MLflow compares.
+
+    Args:
+        table: columns by name, all of one length.
+    """
+    run_id = run.info.run_id
+    client.log_text(run_id, text, name)
+    # not by `log_table`, which adds to the table that is there: this may be sent twice
+    columns = {"columns": list(table), "data": [*map(list, zip(*table.values(), strict=True))]}
+    client.log_text(run_id, json.dumps(columns), TABLE)
+    client.set_tag(run_id, TABLES, json.dumps([{"path": TABLE, "type": "table"}]))
 
 
 def summary(identity: Identity) -> dict[str, Any]:
     """What MLflow knows of a model; empty if it knows nothing, or does not answer.
 
-    Keys: `run_id`, `run` (its name), `tokens_per_second` (median), and for a registered model
-    `name`, `version` and `aliases`.
+    Keys: `experiment_id`, `run_id`, `run` (its name), `tokens_per_second` (median), and for a
+    registered model `name`, `version` and `aliases`; `pages` makes addresses of them.
     """
     try:
         client = connect()
         if (run := run_of(client, identity, make=False)) is None:
             return {}
         known: dict[str, Any] = {"run_id": run.info.run_id, "run": run.info.run_name}
+        known["experiment_id"] = experiment(client, identity.recipe)  # has its view from now on
         if speeds := client.get_metric_history(run.info.run_id, "tokens_per_second"):
             known["tokens_per_second"] = statistics.median(point.value for point in speeds)
         if found := _version(client, run.info.run_id, identity):
@@ -231,15 +266,11 @@ def _gate(client: "MlflowClient", version: Any, score: float, text_sha256: str) 
     else:
         champion = client.get_model_version(name, holder)
         promoted, reason = decide(score, text_sha256, holder, champion.tags)
-    client.set_model_version_tag(name, number, "decision", reason)
+    client.update_model_version(name, number, describe.decided(version.description, reason))
     if promoted:
-        at = datetime.now(UTC).isoformat(timespec="seconds")
-        move = {"version": number, "replaced": holder, "at": at, "reason": reason}
-        history = [move, *json.loads(model.tags.get(HISTORY, "[]"))][:HISTORY_LENGTH]
         # the record first: a move that nobody can explain is worse than one told twice
-        client.set_registered_model_tag(name, HISTORY, json.dumps(history))
-        client.set_model_version_tag(name, number, "promoted_at", at)
-        client.set_model_version_tag(name, number, "replaced", holder)
+        moves = describe.moved(model.description, number, holder, reason)
+        client.update_registered_model(name, moves)
         client.set_registered_model_alias(name, "champion", number)
     return Outcome(reason, promoted, name, number)
 
@@ -252,6 +283,11 @@ def _version(client: "MlflowClient", run_id: str, identity: Identity) -> Any:
     weights = identity.weights_sha256
     of_recipe = f"name = 'nanogpt-{identity.recipe}'"
     return _newest(client, f"run_id = '{run_id}'", weights) or _newest(client, of_recipe, weights)
+
+
+def _model_id(version: Any) -> str:
+    """Of the uploaded model that a version is, as `register` made it."""
+    return str(version.source.removeprefix("models:/"))
 
 
 def _newest(client: "MlflowClient", query: str, weights_sha256: str) -> Any:

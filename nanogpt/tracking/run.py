@@ -1,6 +1,6 @@
 """A training's run in MLflow.
 
-    run = start(folder, "shakespeare", fingerprint, params, tags, dataset)   # rank 0 alone
+    run = start(folder, "shakespeare", name, fingerprint, params, tags, about, datasets)  # rank 0
     outbox.end(run, "FINISHED", ...)     # the rest, the status, the model
 
 In between it follows the training by itself: MLflow is sent those rows of the journal that the
@@ -21,8 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import write_text
-from nanogpt.tracking import entries, lineage, location
+from nanogpt.common.secrets import public
+from nanogpt.tracking import datasets as data_sets
+from nanogpt.tracking import describe, entries, lineage, location, pages
 from nanogpt.tracking.client import connect, every
+from nanogpt.tracking.naming import flatten
 from nanogpt.tracking.trouble import Trouble, explain
 from nanogpt.training import checkpoint, journal
 
@@ -35,15 +38,18 @@ log = logging.getLogger(__name__)
 BATCH = 1000  # metrics in one request, MLflow's limit
 SYSTEM_METRICS_SECONDS = 5
 LOOK_SECONDS = 0.2  # between two looks for a new save
+TRAINING = "nanogpt.training"  # tag: a training's id
 
 
 def start(
     folder: Path,
     recipe: str,
+    name: str,
     fingerprint: str,
     params: Mapping[str, Any],
     tags: Mapping[str, Any],
-    dataset: Mapping[str, Any],
+    description: str,
+    datasets: Mapping[str, Mapping[str, Any]],
 ) -> "Run":
     """Start the run of the training whose state is in `folder`, or go on with the one it has.
 
@@ -54,10 +60,13 @@ def start(
     Args:
         folder: holds `journal.jsonl`; gets `run.json`.
         recipe: names the experiment.
-        fingerprint: of the training; its beginning is in the run's name.
+        name: of the run, and of what waits of it.
+        fingerprint: of the training.
         params: settings, nested as in params.yaml.
         tags: what else is known of the training; may differ when it is resumed.
-        dataset: `name`, `digest` and `source`; all other keys go into its profile.
+        description: in Markdown, until the model's card takes its place.
+        datasets: by what they are for (`training`, `validation`) `name`, `digest` and `source`;
+            all other keys go into the profile.
     """
     path = folder / "run.json"
     known = (
@@ -65,14 +74,15 @@ def start(
         if path.exists()
         else {"training": uuid.uuid4().hex}
     )
-    own = {"fingerprint": fingerprint, "training": known["training"]} | lineage.describe()
+    own = {"nanogpt.fingerprint": fingerprint, TRAINING: known["training"]} | lineage.describe()
+    own |= {describe.NOTE: public(description)}
     about = {"started": time.time_ns() // 1_000_000} | known
     about |= {
         "recipe": recipe,
-        "name": f"{recipe}-{fingerprint[:8]}",
-        "params": dict(_flatten(params)),
+        "name": public(name),
+        "params": dict(flatten(params)),
         "tags": {key: str(value) for key, value in tags.items()} | own,
-        "dataset": dict(dataset),
+        "datasets": {use: dict(data) for use, data in datasets.items()},
     }
     write_text(path, json.dumps(about, indent=1))
     return Run(folder)
@@ -89,13 +99,13 @@ class Training:
         """The run's id: it is found by its training's tag, or created."""
         about = self.about
         experiment_id = experiment(client, about["recipe"])
-        found = client.search_runs([experiment_id], f"tags.training = '{about['training']}'")
+        found = client.search_runs([experiment_id], f"tags.`{TRAINING}` = '{about['training']}'")
         new = experiment_id, about["started"], about["tags"], about["name"]
         run = found[0] if found else client.create_run(*new)
         run_id = str(run.info.run_id)
         if about.get("run_id") != run_id:
             self.keep(run_id=run_id, sent_rows=0)
-        _log_facts(client, run, about["params"], about["tags"], about["dataset"])
+        _log_facts(client, run, about["params"], about["tags"], about["datasets"])
         return run_id
 
     def send(self, client: "MlflowClient", run_id: str, rows: int) -> None:
@@ -107,7 +117,7 @@ class Training:
             journal.read(self.folder / "journal.jsonl", sent)[: max(0, rows - sent)]
         ):
             metrics = [
-                Metric(key, value, row.time, row.step)
+                Metric(key, rounded(value), row.time, row.step)
                 for row in batch
                 for key, value in row.metrics.items()
             ]
@@ -207,22 +217,31 @@ class _Connection:
 def experiment(client: "MlflowClient", recipe: str) -> str:
     """The id of a recipe's experiment, which is made if it is not there."""
     found = client.get_experiment_by_name(recipe)
+    view = {pages.VIEW_TAG: pages.view()}
     if found is None:
         place = location.artifact_location(location.tracking_uri(), recipe)
-        return client.create_experiment(recipe, place)
+        tags = view | {describe.NOTE: describe.experiment(recipe)}
+        return client.create_experiment(recipe, place, tags)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
+    for key, value in view.items() - found.tags.items():
+        client.set_experiment_tag(found.experiment_id, key, value)
     return found.experiment_id
+
+
+def rounded(value: float) -> float:
+    """A figure with as many digits as a person compares."""
+    return float(f"{value:.7g}")
 
 
 def _end_dead_runs(client: "MlflowClient", ours: Mapping[str, str]) -> None:
     """Trainings of this machine whose process was killed cannot say so themselves."""
     experiments = [found.experiment_id for found in every(client.search_experiments)]
     query = f"attributes.status = 'RUNNING' AND tags.host = '{ours['host']}'"
-    query += " AND tags.training LIKE '%'"
+    query += f" AND tags.`{TRAINING}` LIKE '%'"
     for run in [*every(client.search_runs, experiments, query)]:  # all before one of them changes
         tags, run_id = run.data.tags, run.info.run_id
-        if tags["training"] != ours["training"] and lineage.is_dead(tags):
+        if tags[TRAINING] != ours[TRAINING] and lineage.is_dead(tags):
             points = client.get_metric_history(run_id, "train_loss")
             end = max((point.timestamp for point in points), default=run.info.start_time)
             client.set_terminated(run_id, "KILLED", end)
@@ -233,9 +252,9 @@ def _log_facts(
     run: "MlflowRun",
     params: Mapping[str, str],
     tags: Mapping[str, str],
-    dataset: Mapping[str, Any],
+    datasets: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+    from mlflow.entities import Param, RunTag
 
     run_id = run.info.run_id
     client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -243,15 +262,7 @@ def _log_facts(
     new = [Param(key, value) for key, value in params.items() if key not in run.data.params]
     for first in range(0, len(new), 100):  # MLflow's limit
         client.log_batch(run_id, params=new[first : first + 100])
-    data = dict(dataset)
-    entity = Dataset(
-        name=data.pop("name"),
-        digest=data.pop("digest")[:36],  # MLflow's limit
-        source_type="corpus",
-        source=json.dumps({"uri": data.pop("source")}),
-        profile=json.dumps(data),
-    )
-    client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+    client.log_inputs(run_id, [data_sets.as_input(data, use) for use, data in datasets.items()])
 
 
 def _batches(rows: Iterable[journal.Row]) -> Iterator[list[journal.Row]]:
@@ -265,11 +276,3 @@ def _batches(rows: Iterable[journal.Row]) -> Iterator[list[journal.Row]]:
         size += len(row.metrics)
     if batch:
         yield batch
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, str(value)

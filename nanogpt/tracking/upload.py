@@ -1,11 +1,14 @@
 """A model directory → a logged model of MLflow, with the code that serves it and no pickle."""
 
 import importlib.metadata
-import warnings
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanogpt.common.secrets import public
+from nanogpt.tracking import datasets
 from nanogpt.tracking.client import every
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ REQUIREMENTS = (  # to serve
     "tokenizers",
     "torch",
 )
+# tags of a run that its model has too: by whom it was made, and by what
+MADE = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")
 SAMPLING = {
     "temperature": "double",
     "top_k": "long",
@@ -39,13 +44,18 @@ def upload(
     step: int,
     tags: Mapping[str, str],
     sampling: Mapping[str, Any],
+    dataset: Mapping[str, Any],
 ) -> str:
     """Upload a model directory once, with the code that loads it and without any pickle.
+
+    Args:
+        dataset: that the validation at `step`, which chose these weights, was of.
 
     Returns:
         The model's id.
     """
     import mlflow.pyfunc
+    from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
@@ -57,26 +67,53 @@ def upload(
             if model.status == "READY":
                 return str(model.model_id)
             client.delete_logged_model(model.model_id)  # its upload was cut off
-    model = client.create_logged_model(experiment_id, name, run_id, dict(tags), run.data.params)
+    made = {key: run.data.tags[key] for key in MADE if key in run.data.tags}
+    model = client.create_logged_model(
+        experiment_id, name, run_id, made | dict(tags), run.data.params
+    )
+    model_id = str(model.model_id)
+    client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
+    _log_validation(client, run_id, model_id, step, dataset)
 
     off = {"top_k": 0, "top_p": 1.0}  # MLflow knows no null
     values = {key: off.get(key) if sampling[key] is None else sampling[key] for key in SAMPLING}
     text = Schema([ColSpec("string")])
     schema = ParamSchema([ParamSpec(key, kind, values[key]) for key, kind in SAMPLING.items()])
-    with warnings.catch_warnings():
-        # with an example mlflow would load the model and generate, to see whether it can
-        warnings.filterwarnings("ignore", ".*An input example was not provided")
-        Model.log(
-            None,
-            mlflow.pyfunc,
-            model_id=model.model_id,
-            run_id=run_id,
-            step=step,
+    # not by `Model.log`: it gives the model all metrics of the step, and none its data set, and
+    # would load the model and generate, to see whether the example can be served
+    with tempfile.TemporaryDirectory() as place:
+        mlflow.pyfunc.save_model(
+            saved := Path(place, "model"),
+            mlflow_model=Model(
+                model.artifact_location, run_id, model_uuid=model_id, model_id=model_id
+            ),
             loader_module="nanogpt.serving.pyfunc",
             data_path=str(folder),
             code_paths=[str(Path(__file__).parents[1])],
             signature=ModelSignature(text, text, schema),
+            input_example=[public(sampling["prompt"])],
             # given, so that mlflow does not load the model in another process to find them out
             pip_requirements=[f"{lib}=={importlib.metadata.version(lib)}" for lib in REQUIREMENTS],
         )
-    return str(model.model_id)
+        for compiled in saved.rglob("__pycache__"):
+            shutil.rmtree(compiled)
+        client.log_model_artifacts(model_id, str(saved))
+    client.finalize_logged_model(model_id, "READY")
+    return model_id
+
+
+def _log_validation(
+    client: "MlflowClient", run_id: str, model_id: str, step: int, dataset: Mapping[str, Any]
+) -> None:
+    """Give a model the validation of its step, as its run has it."""
+    from mlflow.entities import Metric
+
+    points = [
+        point
+        for key in ("val_loss", "val_bits_per_byte")
+        for point in client.get_metric_history(run_id, key)
+        if point.step == step
+    ]
+    data = datasets.reference(dataset)
+    metrics = [Metric(p.key, p.value, p.timestamp, p.step, model_id, **data) for p in points]
+    client.log_batch(run_id, metrics)

