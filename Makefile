@@ -61,9 +61,6 @@ help: ## list the targets
 run: $(READY) ## do everything: environment, download, tokenize, train, eval, sample, report (RECIPE=)
 	@$(call repro,$$TYPED_RECIPE)
 
-# Threads that wait for each other at large products need not burn a core that others want.
-finetune-shakespeare finetune baselines: export GOMP_SPINCOUNT := 2000
-
 finetune-shakespeare: $(READY) ## fine-tune a pretrained model on Shakespeare: minutes on two CPU cores
 	@$(call repro,pipelines/finetune_shakespeare)
 

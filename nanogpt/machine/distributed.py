@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nanogpt.common.errors import UserError
 from nanogpt.common.groups import thread_count
 from nanogpt.machine.devices import compile_fault, keep_freed_memory
+from nanogpt.machine.threads import use_threads
 from nanogpt.settings import Machine
 
 if TYPE_CHECKING:
@@ -193,9 +194,7 @@ def prepare(machine: Machine) -> torch.device:
         UserError: what `machine` asks for is not there.
     """
     kind = pick_device(machine)
-    torch.set_num_threads(
-        thread_count(machine.threads, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    )
+    use_threads(thread_count(machine.threads, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
     if kind == "cpu":
         keep_freed_memory()
     if kind != "cuda":

@@ -1,8 +1,9 @@
-"""Threads are as many as this process may use."""
+"""Threads are as many as this process may use, and sleep while they wait on a busy machine."""
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,14 @@ import torch
 
 from nanogpt.common import groups
 from nanogpt.common.groups import thread_count
+from nanogpt.machine import threads
 from nanogpt.machine.distributed import join
+from nanogpt.machine.threads import waited
 from nanogpt.stages import sample
 from tests.kit.recipes import ROOT, quick
 from tests.kit.trainings import make_model
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="of libgomp and /proc")
 
 
 @pytest.fixture
@@ -74,15 +79,64 @@ def test_settings_decide_over_the_environment_in_every_stage(tmp_path: Path) -> 
     assert torch.get_num_threads() == 1
 
 
-SAYS = """
-import torch
+@linux
+def test_a_thread_that_shares_its_core_waits() -> None:
+    cores = os.sched_getaffinity(0)
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        for process in (busy.pid, 0):
+            os.sched_setaffinity(process, {min(cores)})
+        before, deadline = waited(), time.monotonic() + 60
+        while waited() - before < 0.05:
+            assert time.monotonic() < deadline
+    finally:
+        busy.kill()
+        busy.wait()
+        os.sched_setaffinity(0, cores)
+
+
+BUSY = """
+import os, time, torch
 from nanogpt.machine.distributed import prepare
+from nanogpt.machine.threads import use_threads
 from tests.kit.recipes import quick
+
+def tasks():
+    return os.listdir("/proc/self/task")
+
+def move(cores):
+    for task in tasks():
+        os.sched_setaffinity(int(task), cores)
 
 prepare(quick(machine__threads="auto").machine)
 print(torch.get_num_threads())
+use_threads(2)
+numbers = torch.randn(300, 300)
+product, cores, alone = numbers @ numbers, os.sched_getaffinity(0), len(tasks())
+move({min(cores)})
+while len(tasks()) == alone:
+    assert torch.equal(numbers @ numbers, product)
+print("more")
+for _ in range(10):
+    assert torch.equal(numbers @ numbers, product)
+move(cores)
+while len(tasks()) > alone:
+    time.sleep(0.01)
+print("as before")
 """
 
 
-def test_a_process_keeps_to_omp_num_threads() -> None:
-    assert python(SAYS, OMP_NUM_THREADS="1") == "1\n"
+@linux
+def test_on_a_busy_machine_there_are_more_threads_than_cores_until_it_is_calm() -> None:
+    """That has libgomp's threads sleep; as many as before compute, and the sums are the same."""
+    assert python(BUSY, OMP_NUM_THREADS="1") == "1\nmore\nas before\n"
+
+
+@pytest.mark.parametrize("variable", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+@pytest.mark.usefixtures("two")
+def test_who_says_how_threads_wait_is_obeyed(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr(threads, "_watch_for_ever", lambda: pytest.fail("it is watched"))
+    threads.use_threads(2)
