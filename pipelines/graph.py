@@ -111,10 +111,9 @@ def deployment(recipe: str) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """What to add to a message on a word that is not one of those known; perhaps nothing."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.7) or [
-        other for other in known if other.startswith(word) and len(word) > 2
-    ]
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    longer = sorted((other for other in known if other.startswith(word) and len(word) > 2), key=len)
+    near = longer or difflib.get_close_matches(word, known, cutoff=0.7)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def dvc_environment() -> dict[str, str]:

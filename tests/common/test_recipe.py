@@ -61,9 +61,9 @@ def test_an_unknown_one_gets_the_list_and_what_may_be_meant(
     project: Path, monkeypatch: pytest.MonkeyPatch, find: Callable[[str], Path]
 ) -> None:
     with pytest.raises((UserError, graph.RecipeError)) as error:
-        find("tiny_shakespeare_nanogtp")
+        find("tiny_shakespeare")
     assert str(error.value) == (
-        "tiny_shakespeare_nanogtp is not the folder of a recipe, which holds a params.yaml and a"
+        "tiny_shakespeare is not the folder of a recipe, which holds a params.yaml and a"
         " dvc.yaml, nor the name of one; did you mean tiny_shakespeare_nanogpt?\n"
         f"  in {project} there are: shakespeare, tiny_shakespeare_nanogpt"
     )
