@@ -64,7 +64,7 @@ run: $(READY) ## do everything: environment, download, tokenize, train, eval, sa
 finetune-shakespeare: $(READY) ## fine-tune a pretrained model on Shakespeare: minutes on two CPU cores
 	@$(call repro,pipelines/finetune_shakespeare)
 
-finetune: $(READY) ## fine-tune on your text: make finetune CORPUS='path/to/*.txt' (BASE= NAME= PROMPT= LIKE=)
+finetune: $(READY) ## fine-tune on your text: make finetune CORPUS=folder (BASE= NAME= PROMPT= LIKE=)
 	$(if $(value CORPUS)$(value BASE),,$(error say CORPUS='path/to/*.txt', BASE= or both; `make help` lists the rest))
 	@exec python -m pipelines.new --run $(call given,like,LIKE) $(call given,name,NAME) $(call given,corpus,CORPUS) \
 	  $(call given,base,BASE) $(call given,prompt,PROMPT)

@@ -195,15 +195,8 @@ def removed_if_nothing_comes(name: str) -> Iterator[None]:
         if recipe in new and recipe.exists() and not fetched:
             for folder in new:
                 shutil.rmtree(folder, ignore_errors=True)
-            print(f"nothing came for pipelines/{name}: it is removed again", file=sys.stderr)
-
-
-def _is_text(word: str) -> bool:
-    try:
-        word.encode()
-    except UnicodeEncodeError:  # the bytes of a file's name
-        return False
-    return True
+            said = f"nothing was fetched, so pipelines/{name} is removed"
+            print(f"{said}; the same command makes it again", file=sys.stderr)
 
 
 def _values(file: Path) -> dict[str, Any]:
@@ -278,7 +271,10 @@ def main() -> int:
     parser.add_argument("--run", action="store_true", help="and run it, as `make run` does")
     args = parser.parse_args()
     try:
-        if odd := [word for word in sys.argv[1:] if not _is_text(word)]:
+        # the bytes of a file's name
+        if odd := [
+            word for word in sys.argv[1:] if word.encode("utf-8", "replace") != os.fsencode(word)
+        ]:
             raise RecipeError(f"{os.fsencode(odd[0])!r} is not UTF-8; rename the file")
         asked = {"download.corpus": args.corpus, "download.base": args.base}
         given = {key: value for key, value in asked.items() if value}

@@ -24,6 +24,7 @@ from nanogpt.common.errors import NotNow, UserError
 from nanogpt.common.files import whole_folder
 from nanogpt.common.place import CODE
 from nanogpt.common.progress import filling
+from nanogpt.common.recipe import did_you_mean
 from nanogpt.formats.gguf.file import write as write_gguf_file
 from nanogpt.formats.weights import hub_tensors, load_model
 from nanogpt.sources.fetch import SourceError
@@ -166,7 +167,8 @@ def write(model: str, format: str, dtype: str | None, out: Path | None) -> Path:
         UserError: there is no such model, it cannot be written so, or `out` is something else's.
     """
     if format not in DTYPES:
-        raise UserError(f"--format {format!r} is not known; known: {', '.join(DTYPES)}")
+        meant = did_you_mean(format, DTYPES)
+        raise UserError(f"--format {format!r} is not known; known: {', '.join(DTYPES)}{meant}")
     known = list(DTYPES[format])
     if dtype and dtype not in known:
         choices = f"known: {', '.join(known)}" if known else "the adapters are copied"

@@ -308,7 +308,7 @@ def test_a_recipe_for_which_nothing_came_is_removed(
     assert code == 2
     assert Path("pipelines/finetune_poems").exists() == stays
     assert Path("data/finetune_poems").exists() == stays
-    assert ("nothing came for pipelines/finetune_poems" in said) == (not stays)
+    assert ("nothing was fetched, so pipelines/finetune_poems is removed" in said) == (not stays)
 
 
 def test_a_recipe_that_was_there_stays(new: New, monkeypatch: pytest.MonkeyPatch) -> None:
