@@ -176,9 +176,9 @@ place:
 	  " name one: make PYTHON=python3.12" % ((sys.executable,) + v))'
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m $(ready),$(PYTHON) -m $(ready) $(VENV))
 
-# Each Python of the environment reads this when it starts: mlflow and hf listen to variables alone.
+# Each Python of the environment reads this when it starts: MLflow listens to variables alone.
 define SILENCE
-import os; os.environ.update({"DO_NOT_TRACK": "true", "HF_HUB_DISABLE_UPDATE_CHECK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"} | os.environ)
+import os; os.environ.update({"DO_NOT_TRACK": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"} | os.environ)
 endef
 export SILENCE
 

@@ -143,7 +143,6 @@ def test_commands_of_the_tools_ask_for_nobody(typed: Typed) -> None:
         typed.run("dvc", "stage", "list", folder=folder)
         typed.run("prefect", "version", folder=folder)
         typed.run("prefect", "config", "view", folder=folder)
-    typed.run("hf", "version")
     run = "import mlflow\nmlflow.set_tracking_uri('sqlite:///a.db')\nwith mlflow.start_run(): pass"
     typed.run("python", "-c", run)
     assert typed.asked() == []
