@@ -24,6 +24,7 @@ REQUIREMENTS = (  # to serve
     "tiktoken",
     "tokenizers",
     "torch",
+    "tqdm",
 )
 # tags of a run that its model has too: by whom it was made, and by what
 MADE = ("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit")

@@ -123,6 +123,12 @@ def test_samples_show_before_and_after(done: Recipe) -> None:
     samples = (done.data / "samples.md").read_text()
     assert samples.count("```text\ndef ") == done.settings.sample.samples + 1
     assert "## Before: the base base" in samples
+    client = MlflowClient(f"sqlite:///{done.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("test")
+    assert experiment is not None
+    table = client.load_table(experiment.experiment_id, "samples.json")
+    assert [*table["sample"]] == ["Sample 1", "Sample 2", "Before: the base base"]
+    assert [*table.columns][:3] == ["sample", "text", "prompt"]
 
 
 def test_run_version_and_card_know_the_base(done: Recipe) -> None:

@@ -220,6 +220,7 @@ import sys
 import mlflow
 model = mlflow.pyfunc.load_model("models:/nanogpt-plays@champion")
 first = model.predict(["ROMEO:"])
+assert model.input_example == ["ROMEO:"], model.input_example
 assert isinstance(first, list) and len(first) == 1 and len(first[0]) == 6 + 20, first
 assert first[0].startswith("ROMEO:")
 assert model.predict(["ROMEO:"]) == first
