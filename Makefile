@@ -182,10 +182,14 @@ import os; os.environ.update({"DO_NOT_TRACK": "true", "PREFECT_SERVER_ANALYTICS_
 endef
 export SILENCE
 
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 $(READY): requirements.lock pyproject.toml | place
-	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps \
-	  --no-build-isolation --editable .
+	@mkdir -p $(VENV)
+	@echo "installing the environment, once: about 3 minutes and 2.3 GB in $(VENV); log: $(VENV)/install.log" >&2
+	@{ $(BIN)/python -m pip --version || $(PYTHON) -m venv $(VENV); \
+	  $(INSTALL) -r requirements.lock && \
+	  $(INSTALL) --no-deps --no-build-isolation --editable .; } > $(VENV)/install.log 2>&1 || { \
+	  tail -n 15 $(VENV)/install.log >&2; echo "the environment was not installed: above, the last lines of" \
+	  "$(VENV)/install.log; mend that, then run the same command again" >&2; exit 1; }
 	@printf '%s\n' "$$SILENCE" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/silence.pth"
 	@touch $@

@@ -57,7 +57,7 @@ def make(
 @pytest.mark.parametrize(
     ("ours", "theirs", "pattern"),
     [
-        ("nanogpt/common/told.py", "pipelines/flows.py", '^WAITING = "(.+?)"'),
+        ("nanogpt/common/told.py", "pipelines/repro.py", '^WAITING = "(.+?)"'),
         ("nanogpt/stages/train.py", "pipelines/run.py", '^PUBLISHED = "(.+?)"'),
         ("nanogpt/settings.py", "pipelines/new.py", r'^(?:DATA|NAME) = .*"(?:data/)?(.+)"\)'),
     ],
@@ -112,6 +112,36 @@ def test_a_download_without_git_is_told_so_before_anything_is_installed(
     assert not (download / ".venv").exists()
     subprocess.run(["git", "init", "--quiet"], cwd=download, check=True)
     assert make("place", f"PYTHON={bare}", folder=download).returncode == 0
+
+
+PIP = """#!/bin/sh
+case "$*" in
+  "-m pip --version") echo pip ;;
+  "-m pip install "*) for i in $(seq 99); do echo "line $i"; done; test ! -e broken ;;
+  *) exec "{python}" "$@" ;;
+esac
+"""
+
+
+def test_an_installation_is_quiet_and_where_it_fails_shows_why(download: Path) -> None:
+    subprocess.run(["git", "init", "--quiet"], cwd=download, check=True)
+    scripts = download / ".venv" / "bin"
+    scripts.mkdir(parents=True)
+    (scripts / "python").write_text(PIP.format(python=sys.executable))
+    (scripts / "python").chmod(0o755)
+    (download / "broken").touch()
+    done = make(".venv/ready", folder=download)
+    assert (done.returncode, done.stdout) == (2, "")
+    what, *last, why, _ = done.stderr.splitlines()
+    assert what.startswith("installing the environment, once: about ")
+    assert last == [f"line {i}" for i in range(85, 100)]
+    assert why.endswith("of .venv/install.log; mend that, then run the same command again")
+    assert not (download / ".venv" / "ready").exists()
+    (download / "broken").unlink()
+    done = make(".venv/ready", folder=download)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"{what}\n"
+    assert (download / ".venv" / "install.log").read_text().count("line 99") == 2
 
 
 def test_native_windows_is_told_to_take_wsl(download: Path) -> None:
