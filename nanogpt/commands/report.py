@@ -5,6 +5,7 @@ nanogpt report --recipe pipelines/finetune_shakespeare
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from ruamel.yaml.error import YAMLError
 
 from nanogpt.common.errors import UserError
 from nanogpt.formats.weights import weights_sha256
-from nanogpt.settings import Settings, load
-from nanogpt.text import tokenizer
+from nanogpt.settings import Sample, load
 from nanogpt.text.samples import from_markdown
-from nanogpt.tracking import registry
+from nanogpt.tracking import pages, registry
 from nanogpt.tracking.registry import Identity
+
+LONGEST = 40  # characters of a prompt that is proposed
 
 
 def show(recipe: Path) -> None:
@@ -71,20 +73,25 @@ def show(recipe: Path) -> None:
     for what, made in (("scores", scores), ("samples", samples)):
         if not made:
             console.print(f"there are no {what} of this model yet: run `dvc repro`")
-    # the first, and that of the base
+    # the first; of a fine-tuned model what its base made of the prompt as well
     for title, start in (("a sample", "Sample 1"), ("before, by its base", "Before: ")):
         for text in [text for name, text in samples.items() if name.startswith(start)][:1]:
             console.print(f"\n[bold]{title}[/bold]\n")
             console.print(text, markup=False)
     console.print("\n[bold]try next[/bold]  (after `source .venv/bin/activate`)\n")
     here = Path(os.path.relpath(recipe.resolve(), place.resolve())).as_posix()
-    name, folder = ("", "") if here == "." else (f"RECIPE={here} ", f"cd {here} && ")
+    name, folder = ("", "") if here == "." else (f" RECIPE={shlex.quote(here)}", f"cd {here} && ")
     train = settings.train
     change = f"learning_rate={2 * train.learning_rate:g}" if train.steps else "steps=24"
-    words = f"{name}{_prompt(settings, data / 'model')}".rstrip()
-    console.print(f"  make sample {words}".rstrip(), soft_wrap=True)
-    console.print(f"  {folder}dvc exp run -S train.{change}", soft_wrap=True)
-    console.print("  nanogpt ui")
+    link = pages.runs(known["experiment_id"]) if "experiment_id" in known else pages.home()
+    sample, experiment = (
+        f"make sample{name}{_prompt(settings.sample)}",
+        f"dvc exp run -S train.{change}",
+    )
+    for command in (sample, folder + experiment, "make ui"):
+        console.print(f"  {command}", soft_wrap=True, markup=False)
+    console.print("\nits runs in MLflow, while `make ui` is up:")
+    console.print(link, soft_wrap=True, markup=False)
 
 
 def outdated(lock: Path) -> set[str]:
@@ -118,11 +125,8 @@ def _samples(path: Path) -> dict[str, str]:
     return from_markdown(path.read_bytes().decode("utf-8")) if path.exists() else {}
 
 
-def _prompt(settings: Settings, model: Path) -> str:
-    """A prompt to try that the model can read; without one its recipe's own is taken."""
-    words = "JULIET:" if "shakespeare" in settings.download.corpus else "Once upon a time"
-    try:
-        tokenizer.load(model).encode(words)
-    except UserError:
-        return ""
-    return f'PROMPT="{words}"'
+def _prompt(sample: Sample) -> str:
+    """The first words of a recipe's own prompt, which its model can read, to be changed."""
+    line = "" if sample.prompt_file else sample.prompt.strip().partition("\n")[0]
+    words = line if len(line) <= LONGEST else line[:LONGEST].rpartition(" ")[0]
+    return f" PROMPT={shlex.quote(words)}" if words else ""

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nanogpt.text import tokenizer
 from tests.kit.recipes import QUICK, Run, values
 from tests.kit.trainings import make_model
 
@@ -84,7 +83,7 @@ def test_report(
     assert "recipe plays" in said
     assert "1.2500 nats a token" in said
     assert "JULIET: ah" in said
-    assert "make sample RECIPE=pipelines/plays PROMPT=" in said
+    assert "make sample RECIPE=pipelines/plays\n" in said
     assert "cd pipelines/plays && dvc exp run -S train.learning_rate=" in said
     (recipe / "dvc.lock").write_text("<<<<<<< HEAD\nstages: {}\n")
     code, said = run("report", "--recipe", there)
@@ -116,11 +115,27 @@ def test_a_report_says_what_is_missing(
     assert ("bits per byte" in said, "JULIET: ah" in said) == (stage != "eval", stage != "sample")
 
 
-def test_a_report_proposes_a_prompt_that_the_model_can_read(
-    recipe: Path, root: Path, run: Run
+@pytest.mark.parametrize(
+    ("prompt", "proposed"),
+    [
+        ("ROMEO:\n", " PROMPT=ROMEO:"),
+        ("Жили-были $дед", " PROMPT='Жили-были $дед'"),
+        ("it's so", """ PROMPT='it'"'"'s so'"""),
+        ("", ""),
+        ("To be, or not to be, that is the question", " PROMPT='To be, or not to be, that is the'"),
+    ],
+)
+def test_a_report_proposes_the_recipes_own_prompt(
+    recipe: Path, run: Run, prompt: str, proposed: str
 ) -> None:
-    model = root / "data" / "plays" / "model"
-    tokenizer.write(model, tokenizer.char_json("абвгд\n", eot=False))
+    settings = yaml.safe_load((recipe / "params.yaml").read_text())
+    settings["sample"] |= {"prompt_file": None, "prompt": prompt}
+    (recipe / "params.yaml").write_text(yaml.safe_dump(settings))
     _, said = run("report", "--recipe", recipe)
-    assert "make sample RECIPE=pipelines/plays\n" in said
-    assert "PROMPT" not in said
+    commands = [line for line in said.splitlines() if line.startswith("  ")]
+    assert commands == [
+        f"  make sample RECIPE=pipelines/plays{proposed}",
+        "  cd pipelines/plays && dvc exp run -S train.learning_rate=0.02",
+        "  make ui",
+    ]
+    assert "http://127.0.0.1:5000/#/experiments" in said.splitlines()[-1]
