@@ -11,7 +11,7 @@ VENV := .venv
 # Only what is typed after `make` counts: a variable of the environment that happens to have one of
 # these names was not meant. What was typed reaches a command as it is, through the environment of
 # the shell, where neither make nor the shell reads anything into it.
-TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES
+TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES PREFECT_PORT
 $(foreach name,$(TYPED),$(if $(filter command,$(firstword $(origin $(name)))),,$(eval $(name) :=)))
 unexport $(TYPED) RECIPE LIKE PYTHON VENV PYTHONSAFEPATH
 $(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(name))))
@@ -103,8 +103,8 @@ deploy: $(READY) ## start a Prefect server and a worker on this machine, deploy 
 undeploy: $(MADE) ## stop what `make deploy` started
 	@python -m pipelines.local down
 
-ui: $(READY) ## show the runs in MLflow, at http://127.0.0.1:5000 (PORT=5000)
-	@$(nanogpt) ui $(call given,port,PORT)
+ui: $(READY) ## show MLflow's and Prefect's pages, until Ctrl-C (PORT=5000 PREFECT_PORT=4200)
+	@exec python -m pipelines.ui $(call given,port,PORT) $(call given,prefect-port,PREFECT_PORT)
 
 sync-tracking: $(READY) ## send what waits for MLflow: its server was down, or too slow
 	@$(nanogpt) sync

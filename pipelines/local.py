@@ -60,7 +60,7 @@ class Local:
         self.home.mkdir(exist_ok=True)
         if len(self.running()) < 2:
             self.down()
-            self._refuse_taken_port()
+            refuse_taken(self.port, f"make deploy PORT={self.port + 1}")
             self._start()
         else:
             self.port = self._recorded()["port"]
@@ -199,21 +199,20 @@ class Local:
         if done.returncode:
             raise LocalError(f"the recipes were not deployed:\n{said}")
 
-    def _refuse_taken_port(self) -> None:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, self.port))
-            except PermissionError:
-                raise LocalError(
-                    f"port {self.port} is for the system; take one from 1024 on:"
-                    " make deploy PORT=4200"
-                ) from None
-            except OSError:
-                raise LocalError(
-                    f"port {self.port} is taken by a program that `make deploy` did not start;"
-                    f" stop it or take another: make deploy PORT={self.port + 1}"
-                ) from None
+
+def refuse_taken(port: int, other: str) -> None:
+    """Raise LocalError if a port cannot be had; `other` is the command that takes another."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except PermissionError:
+            said = f"port {port} is for the system; take one from 1024 on"
+        except OSError:
+            said = f"port {port} is taken by another program; stop it or take another: {other}"
+        else:
+            return
+    raise LocalError(said)
 
 
 def _each(processes: Iterable[psutil.Process], action: Callable[[psutil.Process], object]) -> None:
@@ -231,7 +230,7 @@ def no_proxy() -> dict[str, str]:
     return {"no_proxy": hosts, "NO_PROXY": hosts}
 
 
-def _port(text: str) -> int:
+def port_number(text: str) -> int:
     if text.isdecimal() and 0 < int(text) < 2**16:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 65535")
@@ -240,7 +239,9 @@ def _port(text: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description="A Prefect server and a worker, here.")
     parser.add_argument("action", choices=["up", "down"])
-    parser.add_argument("--port", type=_port, default=4200, help="of the server (default: 4200)")
+    parser.add_argument(
+        "--port", type=port_number, default=4200, help="of the server (default: 4200)"
+    )
     args = parser.parse_args()
     try:
         local = Local(root(), args.port)

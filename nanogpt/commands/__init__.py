@@ -159,22 +159,17 @@ def clean(
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(help="Of the page, on this machine alone.")] = 5000,
+    port: Annotated[int, typer.Option(help="Of the pages, on this machine alone.")] = 5000,
+    links: Annotated[bool, typer.Option("--links", help="Say where they are, and end.")] = False,
 ) -> None:
-    """Show the runs and the registry: MLflow's own page."""
-    from nanogpt.common.place import root
-    from nanogpt.tracking import location
-    from nanogpt.tracking.client import usable
+    """Show the runs and the registry: MLflow's own pages, until Ctrl-C."""
+    from nanogpt.commands.ui import addresses, serve
 
-    if location.tracking_uri().startswith("http"):
-        print(f"MLFLOW_TRACKING_URI names a server, whose page is at {location.address()}")
+    if not links:
+        serve(port)
         return
-    usable()  # a moved repository finds its artifacts
-    os.chdir(root())
-    # not as an argument, which every user of the machine can read: it may hold a password
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": location.tracking_uri()}
-    words = ["-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
-    os.execve(sys.executable, [sys.executable, *words], environment)
+    for what, address in addresses(port).items():
+        print(f"{what}\t{address}")
 
 
 def main() -> None:

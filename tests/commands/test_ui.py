@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tests.kit.recipes import Recipe, Run
+from tests.kit.trainings import client
 
 
 def get(port: int, path: str) -> str:
@@ -70,4 +71,26 @@ def test_of_a_server_its_address_is_said(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hush@127.0.0.1:1")
     code, said = run("ui")
     assert code == 0
-    assert said.endswith("http://127.0.0.1:1")
+    assert said.endswith("http://127.0.0.1:1/#/experiments?workflowType=machine_learning")
+
+
+def test_links_are_those_of_the_recipes(root: Path, run: Run) -> None:
+    for name in ("plays", "poems"):
+        client().create_experiment(name)
+    code, said = run("ui", "--links", "--port", 5001)
+    assert code == 0
+    home, *recipes = [line.split("\t") for line in said.splitlines()]
+    assert home == [
+        "all recipes",
+        "http://127.0.0.1:5001/#/experiments?workflowType=machine_learning",
+    ]
+    assert {what for what, _ in recipes} == {"runs of plays", "runs of poems"}
+    assert all("workflowType=machine_learning" in address for _, address in recipes)
+
+
+def test_a_taken_port_is_one_message(root: Path, run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        code, said = run("ui", "--port", port)
+    assert code == 2
+    assert said.startswith(f"ui: --port {port} cannot be had (")

@@ -270,7 +270,7 @@ def test_what_a_target_needs_is_said(
 
 def test_the_commands_of_the_make_targets_are_those_of_nanogpt() -> None:
     calls = r"(?:\$\(nanogpt\)|nanogpt\.commands\",) \"?([a-z]+)"
-    files = ("Makefile", "pipelines/run.py")
+    files = ("Makefile", "pipelines/run.py", "pipelines/ui.py")
     commands = [name for file in files for name in re.findall(calls, (ROOT / file).read_text())]
     script = Path(sys.executable).with_name("nanogpt")
     shown = subprocess.run([script, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
