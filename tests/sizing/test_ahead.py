@@ -43,7 +43,8 @@ def test_own_text_before_it_is_fetched(
     (here / os.fsdecode(name)).write_bytes(content)
     settings = quick(download__corpus=name if isinstance(name, str) else "*.txt")
     if says is None:
-        return before_download(settings)
+        assert before_download(settings) == ""  # nothing to tell
+        return
     with pytest.raises(UserError, match=says):
         before_download(settings)
 
@@ -56,6 +57,17 @@ def test_a_fault_in_a_later_piece_costs_no_reading(
     Path("a.jsonl").write_text('{"text": "a"}\n' * 3 + "{")
     Path("b.txt").write_bytes("Ah, où".encode() + b"\xff")
     before_download(quick(download__corpus="[ab].*"))
+
+
+def test_what_is_taken_of_a_folder_is_told(here: Path) -> None:
+    Path("poems").mkdir()
+    for name in ("a.txt", "b.txt", "c.pdf", ".d"):
+        Path("poems", name).write_text("To be")
+    told = before_download(quick(download__corpus="poems"))
+    assert told == "the folder poems: 2 .txt; left out: 1 .pdf (take the text out of it), 1 hidden"
+    Path("poems/e.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"poems/e\.txt is not UTF-8"):
+        before_download(quick(download__corpus="poems"))
 
 
 def test_what_is_not_there(here: Path) -> None:
