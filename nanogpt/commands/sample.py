@@ -50,13 +50,13 @@ def play(recipe: Path, model: str | None, prompt: str | None, given: Mapping[str
         )
     with open_model(model or str(own)) as (_, folder):
         device = prepare(settings.machine)
-        first, *others = generate(
-            load_model(folder, device),
-            tokenizer.load(folder),
-            text,
-            **wanted.model_dump(exclude={"prompt", "prompt_file"}),
-            show=(typist := Typist("--- Sample 1 ---\n")),
-        )
+        loaded, typist = load_model(folder, device), Typist("--- Sample 1 ---\n")
+        options = wanted.model_dump(exclude={"prompt", "prompt_file"})
+        try:
+            first, *others = generate(loaded, tokenizer.load(folder), text, **options, show=typist)
+        except KeyboardInterrupt:
+            print()  # what was typed ends here
+            raise
     typist.end(first)
     for number, text in enumerate(others, start=2):
         print(f"\n--- Sample {number} ---\n{text}")

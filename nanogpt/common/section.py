@@ -79,7 +79,7 @@ def _meant(path: str, kind: type[Section]) -> str:
     if elsewhere := [other for other in known if other.rpartition(".")[2] == key]:
         return f"; did you mean {' or '.join(elsewhere)}?"
     beside = {
-        last: other for other in known for at, _, last in [other.rpartition(".")] if at == section
+        other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == section
     }
     anywhere = {other.rpartition(".")[2]: other for other in known}
     return did_you_mean(key, beside, beside.__getitem__) or did_you_mean(

@@ -91,9 +91,10 @@ def _nothing(name: str, pattern: str, known: Collection[str]) -> str:
     if glob.has_magic(pattern):
         only = " but folders" if glob.glob(pattern, recursive=True) else ""
         return f"no file matches {name!r}{only}, seen from {Path.cwd()}"
+    beside = glob.glob(os.path.join(glob.escape(os.path.dirname(pattern)), "*"))
     return (
         f"{name!r} is neither a known corpus nor a file or folder, seen from {Path.cwd()}"
-        + did_you_mean(name, known)
+        + did_you_mean(name, [*known, *beside])
         + f"\n  known: {', '.join(known)}, hf:<dataset id>@<revision>, an address,"
         + f" a folder, or files by path or glob ({' '.join(SUFFIXES)})"
     )

@@ -128,6 +128,8 @@ def test_a_known_corpus_comes_before_a_folder_and_says_so(here: Path) -> None:
     ("corpus", "said"),
     [
         ("shakespear", "did you mean shakespeare?"),
+        ("foldr", "did you mean folder?"),
+        ("folder/note.pdf", "did you mean folder/notes.pdf?"),
         ("missing.txt", "neither a known corpus nor a file"),
         ("missing/*.txt", "no file matches 'missing/\\*.txt'"),
         ("folder", r"folder 'folder' has no file that can be read.*; left out: 1 .pdf \(take the"),
