@@ -84,6 +84,13 @@ def test_where_a_recipe_is_typed(project: Path, run: Run) -> None:
     assert code == 0, said
 
 
+def test_a_wrong_command_or_option_gets_the_one_that_may_be_meant(run: Run) -> None:
+    for words, meant in ((["sampel"], "'sample'"), (["sample", "--promt", "a"], "--prompt")):
+        code, said = run(*words)
+        assert code == 2
+        assert meant in said
+
+
 @pytest.mark.parametrize(
     ("main", "words"),
     [

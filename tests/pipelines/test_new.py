@@ -15,6 +15,7 @@ from nanogpt.settings import load
 from pipelines.given import name_for, seen_from_root
 from pipelines.graph import RecipeError, stages
 from pipelines.new import _change, _yaml_text, create, main, refused
+from tests.kit.checkouts import SCRIPTS
 from tests.kit.recipes import ROOT
 from tests.kit.toy import make_project
 
@@ -309,6 +310,23 @@ def test_a_recipe_for_which_nothing_came_is_removed(
     assert Path("pipelines/finetune_poems").exists() == stays
     assert Path("data/finetune_poems").exists() == stays
     assert ("nothing was fetched, so pipelines/finetune_poems is removed" in said) == (not stays)
+
+
+@pytest.mark.slow
+def test_a_base_that_cannot_be_fetched_leaves_no_recipe(repository: Path) -> None:
+    command = [sys.executable, "-m", "pipelines.new", "--run", f"--like={LIKE}", "--corpus=poems"]
+    path = {"PYTHONPATH": str(ROOT), "PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [*command, "--base=hf:who/what@main"],
+        env=os.environ | path | {"HF_ENDPOINT": "http://127.0.0.1:9", "MLFLOW_TRACKING_URI": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == os.EX_TEMPFAIL, done.stdout + done.stderr
+    assert "the folder poems: 2 .txt" in done.stdout
+    assert done.stderr.endswith("is removed; the same command makes it again\n")
+    assert [path.name for path in Path("pipelines").iterdir()] == [LIKE.name]
+    assert not list(Path("data").iterdir())
 
 
 def test_a_recipe_that_was_there_stays(new: New, monkeypatch: pytest.MonkeyPatch) -> None:
