@@ -1,0 +1,105 @@
+"""The table of experiments and the picture of the curves, from what git and the workspace hold."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines import compare, plots
+from tests.kit.checkouts import commit
+from tests.kit.toy import make_project
+
+NANOGPT = "pipelines/tiny_shakespeare_nanogpt"
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder: two recipes, the default one committed with figures and curves."""
+    make_project(tmp_path, NANOGPT)
+    (tmp_path / ".dvcignore").write_text(f"# not run yet\n/{NANOGPT}/dvc.yaml\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    made("data/shakespeare", 1.5)
+    commit(tmp_path)
+
+
+def made(data: str, loss: float) -> None:
+    folder = Path(data)
+    (folder / "curves").mkdir(parents=True, exist_ok=True)
+    (folder / "train.json").write_text(json.dumps({"val_loss": loss, "weights_sha256": "0123abcd"}))
+    (folder / "eval.json").write_text(json.dumps({"bits_per_byte": loss + 1, "split": "test"}))
+    rows = f"step,train_loss,learning_rate,grad_norm\n1,{loss + 2},0.1,1\n2,{loss},0.1,\n"
+    (folder / "curves" / "train.csv").write_text(rows)
+    (folder / "curves" / "val.csv").write_text(f"step,val_loss\n0,4\n2,{loss}\n")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, module: object, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["it", *words])
+    try:
+        module.main()  # type: ignore[attr-defined]
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def test_the_table_says_in_which_settings_a_result_differs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = Path("params.yaml")
+    params.write_text(params.read_text().replace("  steps: 700\n", "  steps: 9\n"))
+    made("data/shakespeare", 1.25)
+    assert run(monkeypatch, compare) == 0
+    lines = capsys.readouterr().out.splitlines()
+    now, committed = [line.replace("│", "").split() for line in lines if "│" in line]
+    assert now == ["workspace", "1.2500", "2.2500", "0123abc", "train.steps=9"]
+    assert committed[1:] == ["1.5000", "2.5000", "0123abc"]
+
+
+def test_a_recipe_that_is_in_no_commit_is_shown_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made("data/tiny_shakespeare_nanogpt", 1.75)
+    assert run(monkeypatch, compare, "tiny_shakespeare_nanogpt") == 0
+    said = capsys.readouterr().out
+    assert "1.7500" in said
+    assert "steps=" not in said
+
+
+def test_curves_become_one_picture(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made("data/shakespeare", 1.25)
+    assert run(monkeypatch, plots) == 0
+    picture = Path(capsys.readouterr().out.strip())
+    assert picture == Path("dvc_plots/shakespeare.png").resolve()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    found = plots.read(".", ["HEAD", "workspace"])
+    assert set(found) == {"loss", "learning_rate", "grad_norm"}
+    assert plots.lines(found["loss"]) == {
+        "HEAD train_loss": [(1.0, 3.5), (2.0, 1.5)],
+        "HEAD val_loss": [(0.0, 4.0), (2.0, 1.5)],
+        "workspace train_loss": [(1.0, 3.25), (2.0, 1.25)],
+        "workspace val_loss": [(0.0, 4.0), (2.0, 1.25)],
+    }
+    assert plots.lines(found["grad_norm"])["HEAD"] == [(1.0, 1.0)]  # a step may lack a column
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "says"),
+    [
+        (compare, ["nowhere"], "nowhere is not the folder of a recipe"),
+        (plots, ["--recipe=nowhere"], "nowhere is not the folder of a recipe"),
+        (plots, ["nothing"], "unknown Git revision 'nothing'"),
+        (plots, ["--recipe=tiny_shakespeare_nanogpt"], "tiny_shakespeare_nanogpt has no curves"),
+    ],
+)
+def test_what_is_not_there_is_said_in_one_message(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: object,
+    words: list[str],
+    says: str,
+) -> None:
+    assert run(monkeypatch, module, *words) == 2
+    assert capsys.readouterr().err.startswith(says)
