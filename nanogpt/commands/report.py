@@ -35,9 +35,10 @@ def show(recipe: Path) -> None:
     settings = load(recipe / "params.yaml")
     place = recipe / settings.root
     data = place / settings.data
+    for needed in (data / "train.json", data / "model"):  # git may bring the one without the other
+        if not needed.exists():
+            raise UserError(f"{needed} is not there yet; run `dvc repro` first")
     training = _read(data / "train.json")
-    if not training:
-        raise UserError(f"{data / 'train.json'} is not there yet; run `dvc repro` first")
     old = outdated(recipe / "dvc.lock")
     scores = {} if "eval" in old else _read(data / "eval.json")
     samples = {} if "sample" in old else _samples(data / "samples.md")
