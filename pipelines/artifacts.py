@@ -13,9 +13,12 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from pipelines.graph import Plot, Stage, dvc_environment, root
@@ -44,17 +47,35 @@ def show_results(recipe: str, stage: Stage, top: Path) -> None:
 
 
 def show_settings(recipe: str, folder: Path, top: Path) -> None:
-    """Show in which settings the recipe in `folder` differs from the last commit."""
-    words = [sys.executable, "-m", "dvc", "params", "diff", "--json"]
-    done = subprocess.run(words, cwd=top, env=dvc_environment(), capture_output=True, check=True)
+    """Show in which settings the recipe in `folder` differs from the last commit, if in any."""
     file = (folder / "params.yaml").relative_to(top).as_posix()
-    changes = json.loads(done.stdout or b"{}").get(file, {})
-    rows = [
-        {"setting": name, "committed": json.dumps(at.get("old")), "now": json.dumps(at.get("new"))}
-        for name, at in changes.items()
-    ]
-    if rows:
-        create_table_artifact(rows, key(recipe, "settings"), f"`{file}` against the last commit")
+    with Repo(str(top)) as repo, suppress(DvcException):  # no commit yet
+        changes = repo.params.diff().get("diff", {}).get(file, {})
+        rows = [
+            {"setting": name, "committed": json.dumps(at["old"]), "now": json.dumps(at["new"])}
+            for name, at in changes.items()
+        ]
+        if rows:
+            description = f"`{file}` against the last commit"
+            create_table_artifact(rows, key(recipe, "settings"), description)
+
+
+def show_links(recipe: str, folder: Path, top: Path) -> None:
+    """Lead to where MLflow shows the recipe's training, and the version that it registered."""
+    if not (top / "nanogpt").is_dir():
+        return  # other stages than ours
+    words = ["-m", "nanogpt.commands", "report", "--json", f"--recipe={folder.relative_to(top)}"]
+    done = subprocess.run(
+        [sys.executable, *words], cwd=top, env=dvc_environment(), capture_output=True, check=True
+    )
+    pages = json.loads(done.stdout)["pages"]
+    if pages:
+        lines = "\n".join(f"- [{name}]({address})" for name, address in pages.items())
+        create_markdown_artifact(
+            f"{lines}\n\n`nanogpt ui` starts the page of this machine.",
+            key(recipe, "mlflow"),
+            "the training in MLflow",
+        )
 
 
 def show_failure(recipe: str, stage: Stage, top: Path, last: str) -> None:

@@ -137,6 +137,8 @@ def _run_stages(folder: Path, name: str, top: Path, experiment: str | None) -> N
         )
         done[stage.address] = task(stage, name, top, experiment, wait_for=waits, return_state=True)
         done[stage.address].result()  # raises what the stage did
+    with _or_a_warning():
+        artifacts.show_links(name, folder, top)
 
 
 def _tag(name: str, overrides: Mapping[str, Any]) -> None:

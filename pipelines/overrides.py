@@ -112,7 +112,7 @@ def _bring_up_to_date(copy: Path, top: Path) -> bool:
         elif not there.is_symlink():
             there.symlink_to(here)
     with Repo(str(top)) as repo, Config(str(copy / ".dvc")).edit("local") as local:
-        local["cache"] = {"dir": repo.cache.local.path}
+        local["cache"] = {"dir": repo.cache.local_cache_dir}
     return new
 
 

@@ -7,6 +7,7 @@ The command of one checkout, typed in another, runs the other's code. Each comma
 needs when it runs, so that `--help` answers at once.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -128,11 +129,19 @@ def check_recipe(recipe: Recipe = Path()) -> None:
 
 
 @app.command()
-def report(recipe: Recipe = Path()) -> None:
+def report(
+    recipe: Recipe = Path(),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="What MLflow knows of the model, and its pages.")
+    ] = False,
+) -> None:
     """Show what came out of a recipe's last run."""
-    from nanogpt.commands.report import show
+    from nanogpt.commands.report import as_known, show
 
-    show(recipe)
+    if as_json:
+        print(json.dumps(as_known(recipe), indent=1))
+    else:
+        show(recipe)
 
 
 @app.command()

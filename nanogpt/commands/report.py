@@ -95,6 +95,20 @@ def show(recipe: Path) -> None:
     console.print(link, soft_wrap=True, markup=False)
 
 
+def as_known(recipe: Path) -> dict[str, Any]:
+    """What MLflow knows of the recipe's model, with the addresses of its `pages`, for programs."""
+    settings = load(recipe / "params.yaml")
+    model = recipe / settings.root / settings.data / "model"
+    known = registry.summary(Identity(settings.recipe, weights_sha256(model)))
+    found = {}
+    if known:
+        found[f"run {known['run']}"] = pages.run(known["experiment_id"], known["run_id"])
+    if "version" in known:
+        name, version = known["name"], known["version"]
+        found[f"version {version} of {name}"] = pages.version(name, version)
+    return known | {"pages": found}
+
+
 def outdated(lock: Path) -> set[str]:
     """Stages that DVC last ran on another model than the one that is there now.
 

@@ -9,7 +9,7 @@ import pytest
 from nanogpt.settings import load
 from pipelines.graph import RecipeError
 from pipelines.overrides import COPIES, Copy, experiment, title
-from tests.kit.checkouts import OTHER, git, make_checkout, run
+from tests.kit.checkouts import OTHER, commit, git, make_checkout, run
 
 
 @pytest.fixture
@@ -92,15 +92,19 @@ def test_a_title_is_what_one_would_say(checkout: Path) -> None:
 
 @pytest.mark.slow
 def test_a_flow_with_other_settings_is_an_experiment_of_all_stages(checkout: Path) -> None:
-    run(checkout, "dvc", "repro", f"{OTHER}/dvc.yaml")
-    lock = (checkout / OTHER / "dvc.lock").read_bytes()
-    said = run(
-        checkout, "python", "-m", "pipelines.flows", "other", '--overrides={"train.steps": 3}'
-    )
-    assert "Stage 'pipelines/other/dvc.yaml:tokenize' is cached" in said
-    assert "dvc exp apply other-train.steps=3" in said
-    assert (checkout / OTHER / "dvc.lock").read_bytes() == lock
-    assert "other-train.steps=3" in run(checkout, "dvc", "exp", "list", "--name-only")
-    run(checkout, "dvc", "exp", "apply", "other-train.steps=3")
-    assert load(checkout / OTHER / "params.yaml").train.steps == 3
+    with (checkout / ".dvcignore").open("a") as ignore:
+        ignore.write(f"/{OTHER}/dvc.yaml\n")  # which has no results
+    commit(checkout)
+    run(checkout, "dvc", "repro")
+    lock = (checkout / "dvc.lock").read_bytes()
+    changes = '--overrides={"train.steps": 3}'
+    said = run(checkout, "python", "-m", "pipelines.flows", "test", changes)
+    assert "Stage 'tokenize' is cached" in said
+    assert "dvc exp apply test-train.steps=3" in said
+    assert "something is not shown" not in said
+    assert (checkout / "dvc.lock").read_bytes() == lock
+    assert "test-train.steps=3" in run(checkout, "dvc", "exp", "list", "--name-only")
+    run(checkout, "dvc", "exp", "apply", "test-train.steps=3")
+    assert load(checkout / "params.yaml").train.steps == 3
     assert "train.steps" in run(checkout, "dvc", "params", "diff")
+    assert "Running stage 'train'" not in run(checkout, "dvc", "repro"), "all of it is there"
