@@ -122,15 +122,35 @@ def dvc_environment() -> dict[str, str]:
     return os.environ | {"PATH": path}
 
 
-def _adopt(file: Path, top: Path) -> None:
+def stages_run(recipe: str | Path) -> list[Stage]:
+    """Stages of a recipe, for whoever only looks at what they made.
+
+    Raises:
+        RecipeError: as `stages`; or it has never run, so that DVC does not know it.
+    """
+    if _line(find_recipe(recipe).resolve(), root()) in _ignored(root()):
+        name = name_of(recipe)
+        raise RecipeError(f"{name} has not run here yet; `make run RECIPE={name}` does it")
+    return stages(recipe)
+
+
+def _adopt(folder: Path, top: Path) -> None:
     """Have DVC know a recipe from now on, whose dvc.yaml `.dvcignore` has hidden so far."""
-    ignore, hidden = top / ".dvcignore", f"/{os.path.relpath(file, top)}\n"
-    lines = ignore.read_text(encoding="utf-8").splitlines(keepends=True) if ignore.exists() else []
+    lines, hidden = _ignored(top), _line(folder, top)
     if hidden in lines:
         whole = top / ".dvc" / "tmp" / ".dvcignore"
         whole.parent.mkdir(exist_ok=True)
         whole.write_text("".join(line for line in lines if line != hidden), encoding="utf-8")
-        whole.replace(ignore)
+        whole.replace(top / ".dvcignore")
+
+
+def _line(folder: Path, top: Path) -> str:
+    return f"/{os.path.relpath(folder, top)}/dvc.yaml\n"
+
+
+def _ignored(top: Path) -> list[str]:
+    file = top / ".dvcignore"
+    return file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
 
 
 def stages(recipe: str | Path = ".", top: Path | None = None) -> list[Stage]:
@@ -146,7 +166,7 @@ def stages(recipe: str | Path = ".", top: Path | None = None) -> list[Stage]:
     """
     file = find_recipe(recipe).resolve() / "dvc.yaml"
     top = top or root()
-    _adopt(file, top)
+    _adopt(file.parent, top)
     with _index(top) as index:
         known = index.stages  # in the order of the files, which the graph forgets
         wanted = [stage for stage in known if Path(stage.path) == file]

@@ -17,7 +17,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pipelines.graph import RecipeError, dvc_environment, find_recipe, name_of, root, stages
+from pipelines.graph import RecipeError, dvc_environment, find_recipe, name_of, root, stages_run
 
 FOLDER = "dvc_plots"  # where DVC puts its page
 Lines = dict[str, list[tuple[float, float]]]
@@ -29,7 +29,7 @@ def read(recipe: str, revisions: Sequence[str]) -> dict[str, Any]:
     Raises:
         RecipeError: there is no such recipe, revision or curve.
     """
-    stages(recipe)
+    stages_run(recipe)
     file = (find_recipe(recipe).resolve() / "dvc.yaml").relative_to(root())
     words = [sys.executable, "-m", "dvc", "plots", "diff", "--json", *revisions]
     done = subprocess.run(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import compare, plots
+from pipelines.graph import RecipeError, stages
 from tests.kit.checkouts import commit
 from tests.kit.toy import make_project
 
@@ -59,6 +60,9 @@ def test_the_table_says_in_which_settings_a_result_differs(
 def test_a_recipe_that_is_in_no_commit_is_shown_as_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    stages("tiny_shakespeare_nanogpt")  # as whatever runs it
+    with pytest.raises(RecipeError, match="has no curves yet"):
+        plots.read("tiny_shakespeare_nanogpt", ["HEAD"])
     made("data/tiny_shakespeare_nanogpt", 1.75)
     assert run(monkeypatch, compare, "tiny_shakespeare_nanogpt") == 0
     said = capsys.readouterr().out
@@ -91,7 +95,8 @@ def test_curves_become_one_picture(
         (compare, ["nowhere"], "nowhere is not the folder of a recipe"),
         (plots, ["--recipe=nowhere"], "nowhere is not the folder of a recipe"),
         (plots, ["nothing"], "unknown Git revision 'nothing'"),
-        (plots, ["--recipe=tiny_shakespeare_nanogpt"], "tiny_shakespeare_nanogpt has no curves"),
+        (plots, ["--recipe=tiny_shakespeare_nanogpt"], "tiny_shakespeare_nanogpt has not run"),
+        (compare, ["tiny_shakespeare_nanogpt"], "tiny_shakespeare_nanogpt has not run here yet"),
     ],
 )
 def test_what_is_not_there_is_said_in_one_message(
@@ -103,3 +108,4 @@ def test_what_is_not_there_is_said_in_one_message(
 ) -> None:
     assert run(monkeypatch, module, *words) == 2
     assert capsys.readouterr().err.startswith(says)
+    assert NANOGPT in Path(".dvcignore").read_text()  # who only looks changes nothing
