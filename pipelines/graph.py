@@ -28,16 +28,6 @@ class RecipeError(Exception):
 
 
 @dataclass(frozen=True)
-class Plot:
-    """Columns of a stage's tables, drawn over one of them."""
-
-    name: str
-    x: str
-    y: tuple[tuple[str, str], ...]  # file, seen from the root, and its column
-    label: str  # of the y axis
-
-
-@dataclass(frozen=True)
 class Stage:
     """One stage of a recipe, as dvc.yaml declares it."""
 
@@ -47,7 +37,7 @@ class Stage:
     needs: tuple[str, ...] = ()  # addresses of the stages whose end it waits for
     metrics: tuple[str, ...] = ()  # its files of figures, seen from the root
     texts: tuple[str, ...] = ()  # its Markdown files, seen from the root
-    plots: tuple[Plot, ...] = ()  # those that dvc.yaml declares of its files
+    plots: bool = False  # whether the plots of dvc.yaml draw a file of it
 
 
 def root() -> Path:
@@ -178,7 +168,7 @@ def stages(recipe: str | Path = ".", top: Path | None = None) -> list[Stage]:
             for stage in known
             if stage in plan
         }
-        plots = list(_plots(index, top))
+        drawn = _drawn(index)
         return [
             Stage(
                 name=stage.name,
@@ -188,7 +178,7 @@ def stages(recipe: str | Path = ".", top: Path | None = None) -> list[Stage]:
                 needs=tuple(_address(n) for n in needs[stage] if isinstance(n, PipelineStage)),
                 metrics=tuple(_seen(out, top) for out in stage.outs if out.metric),
                 texts=tuple(_seen(out, top) for out in stage.outs if out.fs_path.endswith(".md")),
-                plots=tuple(plot for plot, files in plots if _makes(stage, files)),
+                plots=any({*file.parents, file} & _files(stage) for file in drawn),
             )
             for stage in TopologicalSorter(needs).static_order()
             if isinstance(stage, PipelineStage)
@@ -214,22 +204,17 @@ def _seen(out: Any, top: Path) -> str:
     return Path(out.fs_path).relative_to(top).as_posix()
 
 
-def _makes(stage: Any, files: set[Path]) -> bool:
-    """Whether one of the files is an output of the stage, or lies in one."""
-    outs = {Path(out.fs_path) for out in stage.outs}
-    return any(outs & {file, *file.parents} for file in files)
+def _files(stage: Any) -> set[Path]:
+    return {Path(out.fs_path) for out in stage.outs}
 
 
-def _plots(index: Any, top: Path) -> Iterator[tuple[Plot, set[Path]]]:
-    """The plots with an x axis that the dvc.yaml files declare, and the files that they draw."""
-    for file, declared in index._plots.items():  # DVC resolves them nowhere else
-        for name, plot in ((n, p) for each in declared for n, p in each.items() if p):
-            if not isinstance(plot.get("x"), str) or not isinstance(plot.get("y"), dict):
-                continue
-            y = [
-                (Path(os.path.normpath(Path(file).parent / table)), column)
-                for table, columns in plot["y"].items()
-                for column in ([columns] if isinstance(columns, str) else columns)
-            ]
-            seen = tuple((os.path.relpath(table, top), column) for table, column in y)
-            yield Plot(name, plot["x"], seen, plot.get("y_label", name)), {path for path, _ in y}
+def _drawn(index: Any) -> set[Path]:
+    """The files that the plots of all dvc.yaml files draw."""
+    return {
+        Path(os.path.normpath(Path(file).parent / table))
+        for file, declared in index._plots.items()  # where DVC has them resolved
+        for plots in declared
+        for plot in plots.values()
+        if isinstance(plot, dict) and isinstance(plot.get("y"), dict)
+        for table in plot["y"]
+    }

@@ -63,6 +63,8 @@ def test_deploy_run_undeploy(local: Local) -> None:
     said = say("prefect", "deployment", "run", "pipeline/toy", "--param", "recipe=tay", code=1)
     assert "'tay' is not one of ['toy']" in said
     say("prefect", "deployment", "schedule", "create", "pipeline/toy", "--cron=0 3 * * *")
+    planned = ("prefect", "flow-run", "ls", "--state=Scheduled", "--output=json")
+    eventually(lambda: "auto-scheduled" in say(*planned), "a run at three")
     assert "Completed" in say("prefect", "deployment", "run", "pipeline/toy", "--watch")
     assert Path("second.txt").read_text() == "second"
 
