@@ -52,7 +52,8 @@ def open_model(model: str) -> Iterator[tuple[str, Path]]:
         if model.startswith("models:"):
             print(f"asking MLflow for {model} ...", file=sys.stderr, flush=True)
             try:
-                folder = download_registered(model, Path(temporary))
+                with filling(Path(temporary), None, "download"):
+                    folder = download_registered(model, Path(temporary))
             except (SourceError, UserError) as error:
                 passing = isinstance(error, SourceError) and error.passing
                 raise (NotNow if passing else UserError)(f"{model}: {error}") from None
