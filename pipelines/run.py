@@ -8,6 +8,7 @@ it, and DVC would tell nobody. So this tells all that runs below, and waits unti
 """
 
 import argparse
+import json
 import logging
 import os
 import re
@@ -26,9 +27,11 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 import psutil
 from dvc.cli import main as dvc
+from dvc.lock import LockError, make_lock
+from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 from dvc.stage.exceptions import StageCmdFailedError
 
-from pipelines.graph import RecipeError, dvc_environment, find_recipe, stages
+from pipelines.graph import RecipeError, dvc_environment, find_recipe, root, stages
 
 TELL_SECONDS = 1  # DVC may have started another stage in the meantime
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -97,6 +100,20 @@ def _below(process: psutil.Process) -> Iterator[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
         yield from behind or [child]
+
+
+def mend_locks(top: Path) -> None:
+    """Remove DVC's list of who is at work on what, if a signal came while it was being written.
+
+    DVC would refuse all work until somebody does.
+    """
+    folder = top / ".dvc" / "tmp"
+    guard = make_lock(str(folder / RWLOCK_LOCK), tmp_dir=str(folder))
+    with suppress(FileNotFoundError, LockError), guard:  # nothing ran here yet; or DVC is at work
+        try:
+            json.loads((folder / RWLOCK_FILE).read_bytes())
+        except ValueError:
+            (folder / RWLOCK_FILE).unlink()
 
 
 class _Failure(logging.Filter):
@@ -186,6 +203,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         recipe = find_recipe(args.recipe)
+        mend_locks(root())
         stages(recipe)  # what is wrong with a graph is said in one line
     except RecipeError as error:
         print(error, file=sys.stderr)

@@ -138,6 +138,18 @@ def test_a_stage_that_fails_has_the_last_word(tmp_path: Path) -> None:
     assert "failed to reproduce 'first'" in said
 
 
+def test_what_a_signal_left_half_written_of_dvcs_locks_is_mended(tmp_path: Path) -> None:
+    make_toy(tmp_path)
+    locks = tmp_path / ".dvc" / "tmp" / "rwlock"
+    locks.parent.mkdir()
+    locks.write_text('{"write": {"first')
+    process = start(tmp_path, "repro")
+    said, _ = process.communicate(timeout=60)
+    assert "corrupted" not in said
+    assert (tmp_path / "second.txt").exists()
+    assert json.loads(locks.read_text()) == {}
+
+
 def test_ctrl_c_waits_for_what_has_to_save_and_starts_nothing_more(tmp_path: Path) -> None:
     (tmp_path / "first.py").write_text(SAVES.replace("signal.SIGHUP", "signal.SIGINT"))
     two = (
