@@ -40,11 +40,10 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path)
     shutil.copy(empty_database, tmp_path)
     monkeypatch.chdir(tmp_path)
 
-    def run(port: int, prefect_port: int) -> "subprocess.Popen[str]":
+    def run(*words: str, module: str = "ui") -> "subprocess.Popen[str]":
         own = {"MLFLOW_TRACKING_URI": "", "PYTHONPATH": str(ROOT)}
         own["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "0"
-        words = [f"--port={port}", f"--prefect-port={prefect_port}"]
-        code = "import sys; from pipelines.ui import main; main()"  # not the toy's pipelines/
+        code = f"from pipelines.{module} import main; main()"  # not the toy's pipelines/
         return subprocess.Popen(
             [sys.executable, "-P", "-c", code, *words],
             env=os.environ | own,
@@ -57,12 +56,16 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_database: Path)
     return run
 
 
+def given(ports: tuple[int, int]) -> list[str]:
+    return [f"--port={ports[0]}", f"--prefect-port={ports[1]}"]
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_taken_port_is_said_before_anything_starts(
     start: Start, ports: tuple[int, int], which: int
 ) -> None:
     with socket.create_server((HOST, ports[which])):
-        process = start(*ports)
+        process = start(*given(ports))
         said, _ = process.communicate(timeout=60)
     name = ("PORT", "PREFECT_PORT")[which]
     assert process.returncode == 1
@@ -78,8 +81,10 @@ def test_a_signal_stops_all_that_was_started(
     start: Start, ports: tuple[int, int], tmp_path: Path, number: signal.Signals
 ) -> None:
     if number == signal.SIGTERM:
-        Local(tmp_path, ports[1]).up()
-    process = start(ports[0], ports[1])
+        up = start("up", f"--port={ports[1]}", module="local")
+        up.communicate(timeout=200)
+        assert up.returncode == 0
+    process = start(*given(ports))
     assert process.stdout is not None
     lines: list[str] = []
     for line in process.stdout:
