@@ -52,17 +52,17 @@ def decided(description: str | None, reason: str) -> str:
     return f"{reason}{RULE}{rest if ours else text}"
 
 
-def moved(description: str | None, version: str, replaced: str, reason: str) -> str:
+def moved(description: str, version: str, replaced: str, reason: str) -> str:
     """The description of a registered model, with one more move in the table of its champions.
 
     What is not in that section stays as it is.
     """
-    before, _, section = (description or "").partition(CHAMPION)
+    before, _, section = description.partition(CHAMPION)
     lines = section.partition(TABLE)[2].splitlines()
     old = [line for line in lines if line.startswith("| ")]
     after = [line for line in lines if not line.startswith("| ")]
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
     row = f"| {when} | {version} | {replaced or 'none'} | {reason} |"
     rows = "\n".join([row, *old][:MOVES])
-    head = f"{before.rstrip()}\n\n{CHAMPION}: version {version}\n\n{TABLE}".lstrip()
+    head = f"{before.rstrip()}\n\n{CHAMPION}: version {version}\n\n{TABLE}"
     return "\n".join((head + rows, *after))

@@ -269,7 +269,8 @@ def _gate(client: "MlflowClient", version: Any, score: float, text_sha256: str) 
     client.update_model_version(name, number, describe.decided(version.description, reason))
     if promoted:
         # the record first: a move that nobody can explain is worse than one told twice
-        moves = describe.moved(model.description, number, holder, reason)
+        about = model.description or describe.registered(name.removeprefix("nanogpt-"))
+        moves = describe.moved(about, number, holder, reason)
         client.update_registered_model(name, moves)
         client.set_registered_model_alias(name, "champion", number)
     return Outcome(reason, promoted, name, number)

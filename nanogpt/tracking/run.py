@@ -217,14 +217,14 @@ class _Connection:
 def experiment(client: "MlflowClient", recipe: str) -> str:
     """The id of a recipe's experiment, which is made if it is not there."""
     found = client.get_experiment_by_name(recipe)
-    view = {pages.VIEW_TAG: pages.view()}
+    known = found.tags if found else {}
+    tags = {describe.NOTE: describe.experiment(recipe)} | known | {pages.VIEW_TAG: pages.view()}
     if found is None:
         place = location.artifact_location(location.tracking_uri(), recipe)
-        tags = view | {describe.NOTE: describe.experiment(recipe)}
         return client.create_experiment(recipe, place, tags)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
-    for key, value in view.items() - found.tags.items():
+    for key, value in tags.items() - known.items():
         client.set_experiment_tag(found.experiment_id, key, value)
     return found.experiment_id
 
