@@ -35,9 +35,12 @@ def serve(port: int) -> None:
             raise UserError(f"--port {port} cannot be had ({error}); take another") from None
     usable()  # a moved repository finds its artifacts
     os.chdir(root())
+    # five more processes, for jobs that nothing here asks for
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
     # not as an argument, which every user of the machine can read: it may hold a password
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": location.tracking_uri()}
-    words = ["-m", "mlflow", "ui", "--host", HOST, "--port", str(port)]
+    environment["MLFLOW_BACKEND_STORE_URI"] = location.tracking_uri()
+    # of several workers those that start slowly, on a busy machine, are ended again and again
+    words = ["-m", "mlflow", "ui", "--host", HOST, "--port", str(port), "--workers", "1"]
     os.execve(sys.executable, [sys.executable, *words], environment)
 
 
