@@ -88,6 +88,7 @@ def _or_a_warning() -> Iterator[None]:
 def _without_traceback(record: logging.LogRecord) -> bool:
     """What was said is enough: through which functions of Prefect it came helps nobody."""
     if record.exc_info and isinstance(record.exc_info[1], StageFailed | RecipeError):
+        record.msg, record.args = str(record.exc_info[1]), ()
         record.exc_info = None
     return True
 

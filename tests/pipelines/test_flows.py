@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,10 +17,12 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, LogFilter
 from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.settings import get_current_settings
 from prefect.testing.utilities import prefect_test_harness
 
 from pipelines.artifacts import key
+from pipelines.deployments import deploy
 from pipelines.flows import STARTUP, pipeline
 from pipelines.graph import RecipeError
 from tests.kit.checkouts import commit, git
@@ -237,6 +240,23 @@ def test_a_wrong_recipe_fails_with_one_message(toy: Path) -> None:
     assert command.returncode == 1
     assert command.stderr.startswith("nowhere is not the folder of a recipe")
     assert "Traceback" not in command.stderr
+
+
+def test_each_recipe_has_a_deployment_as_long_as_it_is_there(toy: Path) -> None:
+    (toy / "pipelines" / "my_own").mkdir(parents=True)
+    for folder, name in ((toy, "toy"), (toy / "pipelines" / "my_own", "my_own")):
+        (folder / "params.yaml").write_text(f"# What {name} learns\n\ndata: data/{name}\n")
+    assert deploy("gpu") == ["pipeline/my-own@gpu", "pipeline/toy@gpu"]
+    shutil.rmtree(toy / "pipelines")
+    with get_client(sync_client=True) as client:
+        made = client.read_deployment_by_name("pipeline/toy@gpu")
+        assert (made.description, made.tags) == ("What toy learns", ["toy"])
+        assert made.parameter_openapi_schema["properties"]["recipe"]["enum"] == ["my_own", "toy"]
+        assert client.read_work_pool("gpu").concurrency_limit == 1
+        client.create_deployment_schedules(made.id, [(CronSchedule(cron="0 3 * * *"), True)])
+        assert deploy("gpu") == ["pipeline/toy@gpu"]
+        (left,) = client.read_deployments()
+        assert (left.id, len(left.schedules)) == (made.id, 1)
 
 
 def command(api: str) -> tuple[int, str]:
