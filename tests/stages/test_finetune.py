@@ -124,11 +124,12 @@ def test_samples_show_before_and_after(done: Recipe) -> None:
     assert samples.count("```text\ndef ") == done.settings.sample.samples + 1
     assert "## Before: the base base" in samples
     client = MlflowClient(f"sqlite:///{done.folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("test")
-    assert experiment is not None
-    table = client.load_table(experiment.experiment_id, "samples.json")
-    assert [*table["sample"]] == ["Sample 1", "Sample 2", "Before: the base base"]
-    assert [*table.columns][:3] == ["sample", "text", "prompt"]
+    run_id = client.get_model_version_by_alias("nanogpt-test", "champion").run_id
+    assert run_id is not None
+    table = json.loads(Path(client.download_artifacts(run_id, "samples.json")).read_text())
+    assert table["columns"] == ["sample", "text", "prompt"]
+    titles = [row[0] for row in table["data"]]
+    assert titles == ["Sample 1", "Sample 2", "Before: the base base"]
 
 
 def test_run_version_and_card_know_the_base(done: Recipe) -> None:
