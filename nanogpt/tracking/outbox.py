@@ -216,6 +216,8 @@ def _send(
 
 def _send_training(client: "MlflowClient", entry: Path) -> str:
     training = Training(entry)
+    if "datasets" not in training.about:
+        raise _strange(entry)
     run_id = training.open(client)
     training.end(client, run_id)
     if not training.about["registration"]:
@@ -235,10 +237,7 @@ def _send_result(client: "MlflowClient", entry: Path, trainings: Mapping[str, Tr
         first, second = ("metrics", "dataset") if scored else ("text", "table")
         values[first], values[second]
     except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{entry} is damaged, or of another version of this code; remove it and run its stage"
-            " again"
-        ) from None
+        raise _strange(entry) from None
     if trouble := trainings.get(identity.key):
         raise _TrainingFirst(trouble)
     run = registry.run_of(client, identity)
@@ -246,6 +245,12 @@ def _send_result(client: "MlflowClient", entry: Path, trainings: Mapping[str, Tr
         return registry.record_evaluation(client, run, identity, **values).reason
     registry.record_samples(client, run, **values)
     return "it is with its run"
+
+
+def _strange(entry: Path) -> UserError:
+    return UserError(
+        f"{entry} is damaged, or of another version of this code; remove it and run its stage again"
+    )
 
 
 class _TrainingFirst(Exception):

@@ -148,9 +148,11 @@ def test_what_is_for_one_database_is_not_sent_to_another(
 def test_a_damaged_entry_is_refused_by_name(root: Path, model: Path) -> None:
     with entries.new("sample-plays-0.0", "samples.md") as entry:
         (entry / "values.json").write_text("{")
-    (result,) = outbox.deliver(60)
-    assert result.refused
-    assert "sample-plays-0.0 is damaged, or of another version of this code" in result.says
+    with entries.new("training-0.0", "a training of older code") as entry:
+        (entry / "run.json").write_text('{"dataset": {}}')
+    for result, name in zip(outbox.deliver(60), ("training-0.0", "sample-plays-0.0"), strict=True):
+        assert result.refused
+        assert f"{name} is damaged, or of another version of this code" in result.says
 
 
 def test_an_end_that_cannot_be_told_does_not_hide_what_ended_it(
