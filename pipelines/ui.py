@@ -117,7 +117,8 @@ def show(port: int, prefect_port: int) -> None:
         mlflow.wait()
         rows = [line.split("\t") for line in mlflow.links().splitlines()]
         table = [(f"MLflow   {what}", address) for what, address in rows]
-        table.append(("Prefect  runs, and what may be run", local.address))
+        pages = {"all runs": "runs", "recipes to run": "deployments"}
+        table += [(f"Prefect  {what}", f"{local.address}/{page}") for what, page in pages.items()]
         width = max(len(what) for what, _ in table)
         print("", *(f"{what:{width}}  {address}" for what, address in table), "", sep="\n")
         print("Ctrl-C stops what this started" if up else "Ctrl-C stops all of it", flush=True)

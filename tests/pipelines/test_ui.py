@@ -93,7 +93,7 @@ def test_a_signal_stops_all_that_was_started(
             break
     said = "".join(lines)
     assert f"http://127.0.0.1:{ports[0]}/#/experiments?workflowType=machine_learning" in said
-    assert re.search(rf"^Prefect .* http://127.0.0.1:{ports[1]}$", said, re.MULTILINE)
+    assert re.search(rf"^Prefect .* http://127.0.0.1:{ports[1]}/deployments$", said, re.MULTILINE)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     for port, page in ((ports[0], "health"), (ports[1], "api/health")):
         opener.open(f"http://{HOST}:{port}/{page}", timeout=20).close()
