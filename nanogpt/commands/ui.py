@@ -54,7 +54,8 @@ def addresses(port: int) -> dict[str, str]:
         print(error, file=sys.stderr)
         return found
     newest = every(client.search_experiments, order_by=["last_update_time DESC"])
-    recipes = [experiment for experiment in newest if experiment.name != "Default"]
+    # of others, on a server that is shared, MLflow would not find the view that the address names
+    recipes = [experiment for experiment in newest if pages.VIEW_TAG in experiment.tags]
     for experiment in recipes[:NEWEST]:
         found[f"runs of {experiment.name}"] = pages.runs(experiment.experiment_id, server)
     return found

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from nanogpt.tracking.run import experiment
 from tests.kit.recipes import Recipe, Run
 from tests.kit.trainings import client
 
@@ -76,7 +77,8 @@ def test_of_a_server_its_address_is_said(
 
 def test_links_are_those_of_the_recipes(root: Path, run: Run) -> None:
     for name in ("plays", "poems"):
-        client().create_experiment(name)
+        experiment(client(), name)
+    client().create_experiment("of another project")
     code, said = run("ui", "--links", "--port", 5001)
     assert code == 0
     home, *recipes = [line.split("\t") for line in said.splitlines()]
