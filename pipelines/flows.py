@@ -208,11 +208,12 @@ def main() -> None:
     )
     args = parser.parse_args()
     try:
-        stages(
-            args.recipe
-        )  # a wrong folder is said before Prefect's server takes its time to start
+        # what is wrong is said before Prefect's server takes its time to start; in a copy that is
+        # made for overrides, DVC may know a recipe that has no results here
+        _ = find_recipe(args.recipe) if args.overrides else stages(args.recipe)
     except RecipeError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(WRONG_INPUT)
     find_server()
     # In a session of its own: Ctrl-C would end Prefect's temporary server, which is the flow's
     # child, before the flow could tell it how the run ended.

@@ -237,7 +237,7 @@ def test_a_wrong_recipe_fails_with_one_message(toy: Path) -> None:
     command = subprocess.run(
         [sys.executable, "-m", "pipelines.flows", "nowhere"], capture_output=True, text=True
     )
-    assert command.returncode == 1
+    assert command.returncode == 2
     assert command.stderr.startswith("nowhere is not the folder of a recipe")
     assert "Traceback" not in command.stderr
 
