@@ -132,6 +132,8 @@ class _Failure(logging.Filter):
             error = error.__cause__
         if error and (found := re.search(r"exited with (-?\d+)$", str(error))):
             self.code = int(found[1])
+            if self.code > 128 and self.code - 128 not in STOPS:
+                self.code = 128 - self.code  # as a shell in between says it
         return self.code == 0 or (self.code < 0 and -self.code not in STOPS)
 
 

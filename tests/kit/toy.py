@@ -21,7 +21,7 @@ stages:
     params: [word]
     outs: [second.txt]
   first:
-    cmd: python first.py
+    cmd: exec python first.py
     deps: [first.py]
     outs: [first.txt]
     meta: {retries: 2, backoff: 0.1}

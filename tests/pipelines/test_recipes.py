@@ -110,7 +110,7 @@ def test_no_setting_has_a_default() -> None:
 @pytest.mark.parametrize("stage", GRAPH["stages"])
 def test_a_stage_is_its_own_module_at_the_root(stage: str) -> None:
     declared = GRAPH["stages"][stage]
-    assert declared["cmd"] == f"python -m nanogpt.stages.{stage} '${{params}}'"
+    assert declared["cmd"] == f"exec python -m nanogpt.stages.{stage} '${{params}}'"
     assert declared["wdir"] == "${root}"
 
 

@@ -121,7 +121,7 @@ def test_below_make_one_line_says_it_and_its_caller_sees_the_signal(
         os.kill(make.pid if told == "make" else command.pid, signal.SIGTERM)
     said, _ = make.communicate(timeout=60)
     assert make.returncode == -(signal.SIGINT if told == "all by Ctrl-C" else signal.SIGTERM)
-    assert said.partition("> python first.py\n")[2] == "first: stopped\n"
+    assert said.partition("> exec python first.py\n")[2] == "first: stopped\n"
 
 
 def test_a_stage_that_fails_has_the_last_word(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_stage_that_fails_has_the_last_word(tmp_path: Path) -> None:
     process = start(tmp_path, "repro")
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert said.endswith("> python first.py\nfirst: no\n")
+    assert said.endswith("> exec python first.py\nfirst: no\n")
     (tmp_path / "first.py").write_text("import os; os.kill(os.getpid(), 9)")
     process = start(tmp_path, "repro")
     said, _ = process.communicate(timeout=60)
