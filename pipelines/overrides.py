@@ -94,12 +94,18 @@ def _bring_up_to_date(copy: Path, top: Path) -> bool:
     """
     head = _git(top, "rev-parse", "--verify", "HEAD", why="make a first commit: overrides need one")
     _git(top, "var", "GIT_COMMITTER_IDENT", why="tell git your name, as an experiment is a commit")
+    common = ("rev-parse", "--path-format=absolute", "--git-common-dir")
+    if copy.exists() and _git(copy, *common) != _git(top, *common):
+        shutil.rmtree(copy)  # came with a copied checkout, and belongs to the first one
     new = not copy.exists()
     if new:
         _git(top, "worktree", "prune")
         _git(top, "worktree", "add", "--quiet", "--detach", str(copy), head)
     else:
         _git(copy, "checkout", "--quiet", "--force", "--detach", head)
+    _git(
+        top, "status", "--porcelain"
+    )  # else stash fails where files were copied, and nothing changed
     changed = _git(top, "stash", "create")
     _git(copy, "restore", f"--source={changed or head}", "--worktree", ".")
     for other in _unknown_to_git(top):

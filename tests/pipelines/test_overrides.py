@@ -1,5 +1,6 @@
 """Settings for one run: refused before anything runs, or run in a copy, an experiment later."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,6 +77,22 @@ def test_the_copy_holds_what_is_here_and_waits_for_the_next_try(checkout: Path) 
         for name in files:
             assert (copy.top / name).read_bytes() == (checkout / name).read_bytes()
     assert copies(checkout) == [copy.name]
+
+
+def test_a_copied_checkout_has_copies_of_its_own(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"train.steps": 3}
+    with failing(changes) as copy:
+        (copy.top / "half done").touch()
+    other = tmp_path / "copied"
+    shutil.copytree(checkout, other, symlinks=True)
+    monkeypatch.chdir(other)
+    with failing(changes) as own:
+        assert not (own.top / "half done").exists()
+        top = git(own.top, "rev-parse", "--path-format=absolute", "--git-common-dir")
+        assert Path(top.strip()) == other / ".git"
+    assert (copy.top / "half done").exists()
 
 
 def test_without_a_commit_it_says_what_to_do(checkout: Path) -> None:
