@@ -80,10 +80,10 @@ def table(recipe: str) -> Table:
         RecipeError: as `rows`.
     """
     made = Table(title=f"recipe {escape(name_of(recipe))}", title_justify="left")
-    made.add_column("experiment", no_wrap=True)
+    made.add_column("experiment", overflow="fold")
     for name in ("val loss", "bits per byte", "weights"):
         made.add_column(name, justify="right", no_wrap=True)
-    made.add_column("differs in")
+    made.add_column("differs in", overflow="fold", min_width=16)
     known = list(rows(recipe))
     _, (commit, _) = known[0], known[-1]
     base = commit.settings or known[0][0].settings  # a recipe that is in no commit yet

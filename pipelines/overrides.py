@@ -75,6 +75,8 @@ def experiment(recipe: Path, overrides: Mapping[str, Any]) -> Iterator[Copy]:
             folder = recipe.resolve().relative_to(top)
             try:
                 _override(copy.top, folder, overrides)
+                if made:
+                    _check_out(copy.top, folder)
             except RecipeError:
                 if made:
                     _remove(copy.top, top)
@@ -89,8 +91,8 @@ def experiment(recipe: Path, overrides: Mapping[str, Any]) -> Iterator[Copy]:
 def _bring_up_to_date(copy: Path, top: Path) -> bool:
     """Give the copy the checkout's code and settings of now; whether it was made for that.
 
-    What git knows comes as it is here, committed or not. Of the rest, recipes and code are copied
-    and all else, such as texts, is linked to.
+    What git knows comes as it is here, committed or not. Of the rest, recipes, code and figures are
+    copied and all else, such as texts, is linked to.
     """
     head = _git(top, "rev-parse", "--verify", "HEAD", why="make a first commit: overrides need one")
     _git(top, "var", "GIT_COMMITTER_IDENT", why="tell git your name, as an experiment is a commit")
@@ -111,9 +113,9 @@ def _bring_up_to_date(copy: Path, top: Path) -> bool:
     for other in _unknown_to_git(top):
         here, there = top / other, copy / other
         there.parent.mkdir(parents=True, exist_ok=True)
-        if other.name == "dvc.lock" and there.exists():
-            continue  # the copy's own is further
-        if other.name in GRAPH or other.parts[0] == "nanogpt":
+        if (other.name == "dvc.lock" or other.parts[0] == "data") and there.exists():
+            continue  # the copy's own are further
+        if other.name in GRAPH or other.parts[0] in ("nanogpt", "data"):
             shutil.copyfile(here, there)
         elif not there.is_symlink():
             there.symlink_to(here)
@@ -122,10 +124,18 @@ def _bring_up_to_date(copy: Path, top: Path) -> bool:
     return new
 
 
+def _check_out(copy: Path, recipe: Path) -> None:
+    """Bring the results of the checkout's last run, of which those that stay true are kept."""
+    if (copy / recipe / "dvc.lock").exists():
+        with Repo(str(copy)) as repo:
+            file = str(copy / recipe / "dvc.yaml")
+            repo.checkout([file], with_deps=True, force=True, allow_missing=True)
+
+
 def _unknown_to_git(top: Path) -> list[Path]:
-    """Files that git neither tracks nor ignores, seen from the root; no results, and not DVC's."""
+    """Files that git neither tracks nor ignores, seen from the root, without DVC's own."""
     listed = _git(top, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
-    return [Path(name) for name in listed if name and not name.startswith((".dvc/", "data/"))]
+    return [Path(name) for name in listed if name and not name.startswith(".dvc/")]
 
 
 def _override(copy: Path, recipe: Path, overrides: Mapping[str, Any]) -> None:

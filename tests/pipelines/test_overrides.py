@@ -116,10 +116,15 @@ def test_a_flow_with_other_settings_is_an_experiment_of_all_stages(checkout: Pat
     lock = (checkout / "dvc.lock").read_bytes()
     changes = '--overrides={"train.steps": 3}'
     said = run(checkout, "python", "-m", "pipelines.flows", "test", changes)
-    assert "Stage 'tokenize' is cached" in said
+    assert "Stage 'tokenize' didn't change" in said
     assert "dvc exp apply test-train.steps=3" in said
     assert "something is not shown" not in said
     assert (checkout / "dvc.lock").read_bytes() == lock
+    said = run(
+        checkout, "python", "-m", "pipelines.flows", "test", '--overrides={"sample.tokens": 5}'
+    )
+    assert "Stage 'train' didn't change" in said
+    assert "> exec python -m nanogpt.stages.sample" in said
     assert "test-train.steps=3" in run(checkout, "dvc", "exp", "list", "--name-only")
     run(checkout, "dvc", "exp", "apply", "test-train.steps=3")
     assert load(checkout / "params.yaml").train.steps == 3

@@ -4,6 +4,8 @@ import ast
 import json
 import math
 import os
+import re
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from mlflow import MlflowClient
 from nanogpt.formats.weights import weights_sha256
 from nanogpt.tracking import describe, outbox, registry, upload
 from nanogpt.tracking.client import connect, every
+from tests.kit.recipes import ROOT
 from tests.kit.trainings import (
     PACKAGE,
     SAMPLES,
@@ -250,6 +253,43 @@ def test_a_champion_is_served_without_the_repository(
     assert child.stderr == ""
     if "site-packages" not in str(PACKAGE):  # installed, it may come from there
         assert Path(child.stdout.strip()).is_relative_to(root / "mlruns")
+
+
+@pytest.mark.slow
+def test_a_version_answers_and_a_champion_is_taken_back_as_the_docs_say(
+    root: Path, model: Path, tmp_path: Path
+) -> None:
+    publish(root / "state", model, 2.0)
+    evaluate(model, 2.0, "text")
+    better = make_model(tmp_path / "better", seed=2)
+    publish(root / "other", better, 1.5)
+    assert evaluate(better, 1.5, "text").version == "2"
+    docs = (ROOT / "docs" / "running.md").read_text().partition("## The registry")[2]
+    take_back, serve, ask = re.findall(r"^((?:python|mlflow|curl) .*?[^\\])$", docs, re.S | re.M)[
+        :3
+    ]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment.pop("MLFLOW_TRACKING_URI")
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+
+    def here(command: str) -> str:
+        return command.replace("shakespeare", "plays").replace("5001", port)
+
+    subprocess.run(here(take_back), shell=True, check=True, env=environment)
+    assert client().get_model_version_by_alias("nanogpt-plays", "champion").version == "1"
+    server = subprocess.Popen(f"exec {here(serve)}", shell=True, env=environment)
+    try:
+        patient = "--noproxy '*' --fail --silent --retry 60 --retry-connrefused --retry-delay 1"
+        command = f"{here(ask)} {patient}"
+        said = subprocess.run(command, shell=True, check=True, capture_output=True).stdout
+    finally:
+        server.terminate()
+        server.wait(30)
+    (text,) = json.loads(said)["predictions"]
+    assert text.startswith("JULIET:")
+    assert len(text) == len("JULIET:") + 60
 
 
 def test_the_requirements_are_what_serving_imports() -> None:
