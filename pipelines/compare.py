@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.graph import RecipeError, name_of, root, stages_run
+from pipelines.graph import RecipeError, name_of, root, stages
 
 Values = dict[str, Any]  # by the path of a key, such as `train.steps`
 UNKNOWN = float("inf")
@@ -42,7 +42,7 @@ def rows(recipe: str) -> Iterator[tuple[Row, list[Row]]]:
     Raises:
         RecipeError: there is no such recipe, or DVC cannot read the repository.
     """
-    plan = stages_run(recipe)
+    plan = stages(recipe)
     files = [metric for stage in plan for metric in stage.metrics]
     settings = (plan[0].address.rpartition(":")[0]).removesuffix("dvc.yaml") + "params.yaml"
     try:

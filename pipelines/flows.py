@@ -31,7 +31,7 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from pipelines import artifacts
-from pipelines.graph import RecipeError, Stage, find_recipe, name_of, root, stages
+from pipelines.graph import RecipeError, Stage, adopt, find_recipe, name_of, root, stages
 from pipelines.local import Local, no_proxy
 from pipelines.overrides import experiment, title, words
 from pipelines.repro import TOLD, WAITING, WRONG_INPUT, StageFailed, repro
@@ -126,6 +126,7 @@ def pipeline(recipe: str = ".", overrides: dict[str, Any] = NOTHING) -> None:
 
 def _run_stages(folder: Path, name: str, top: Path, experiment: str | None) -> None:
     """Run the stages of the recipe in `folder`, one after the other, at the root `top`."""
+    adopt(folder, top)
     with _or_a_warning():
         artifacts.show_settings(name, folder, top)
     done: dict[str, State[Any]] = {}
@@ -208,9 +209,11 @@ def main() -> None:
     )
     args = parser.parse_args()
     try:
-        # what is wrong is said before Prefect's server takes its time to start; in a copy that is
-        # made for overrides, DVC may know a recipe that has no results here
-        _ = find_recipe(args.recipe) if args.overrides else stages(args.recipe)
+        # what is wrong is said before Prefect's server takes its time to start
+        recipe = find_recipe(args.recipe)
+        if not args.overrides:  # which are run in a copy: here the recipe may stay hidden from DVC
+            adopt(recipe)
+            stages(recipe)
     except RecipeError as error:
         print(error, file=sys.stderr)
         sys.exit(WRONG_INPUT)

@@ -112,20 +112,15 @@ def dvc_environment() -> dict[str, str]:
     return os.environ | {"PATH": path}
 
 
-def stages_run(recipe: str | Path) -> list[Stage]:
-    """Stages of a recipe, for whoever only looks at what they made.
+def adopt(recipe: str | Path, top: Path | None = None) -> None:
+    """Have DVC know a recipe from now on, which `.dvcignore` may have hidden so far: it is run.
+
+    `top` is as in `stages`.
 
     Raises:
-        RecipeError: as `stages`; or it has never run, so that DVC does not know it.
+        RecipeError: there is no such recipe.
     """
-    if _line(find_recipe(recipe).resolve(), root()) in _ignored(root()):
-        name = name_of(recipe)
-        raise RecipeError(f"{name} has not run here yet; `make run RECIPE={name}` does it")
-    return stages(recipe)
-
-
-def _adopt(folder: Path, top: Path) -> None:
-    """Have DVC know a recipe from now on, whose dvc.yaml `.dvcignore` has hidden so far."""
+    folder, top = find_recipe(recipe).resolve(), top or root()
     lines, hidden = _ignored(top), _line(folder, top)
     if hidden in lines:
         whole = top / ".dvc" / "tmp" / ".dvcignore"
@@ -152,11 +147,14 @@ def stages(recipe: str | Path = ".", top: Path | None = None) -> list[Stage]:
     dvc.yaml.
 
     Raises:
-        RecipeError: there is no such recipe, or DVC cannot read or resolve the graph.
+        RecipeError: there is no such recipe, or DVC cannot read or resolve the graph, or does not
+            know the recipe before its first run (`adopt`).
     """
     file = find_recipe(recipe).resolve() / "dvc.yaml"
     top = top or root()
-    _adopt(file.parent, top)
+    if _line(file.parent, top) in _ignored(top):
+        name = name_of(recipe)
+        raise RecipeError(f"{name} has not run here yet; `make run RECIPE={name}` does it")
     with _index(top) as index:
         known = index.stages  # in the order of the files, which the graph forgets
         wanted = [stage for stage in known if Path(stage.path) == file]

@@ -25,7 +25,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from pipelines.given import name_for, seen_from_root
-from pipelines.graph import RecipeError, did_you_mean, dvc_environment, find_recipe, root
+from pipelines.graph import RecipeError, adopt, did_you_mean, dvc_environment, find_recipe, root
 from pipelines.run import repro, telling_on
 
 NOT_YAML = (YAMLError, ValueError, RecursionError)  # such as a 13th month, brackets in brackets
@@ -288,7 +288,9 @@ def main() -> int:
             print(make(name, like, changes))
             return 0
         with removed_if_nothing_comes(name):
-            return repro(make(name, like, changes))
+            recipe = make(name, like, changes)
+            adopt(recipe)  # one that was there may never have run
+            return repro(recipe)
     except RecipeError as error:
         print(error, file=sys.stderr)
         return 2

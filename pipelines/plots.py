@@ -17,7 +17,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pipelines.graph import RecipeError, dvc_environment, find_recipe, name_of, root, stages_run
+from pipelines.graph import RecipeError, dvc_environment, find_recipe, name_of, root, stages
 
 FOLDER = "dvc_plots"  # where DVC puts its page
 Lines = dict[str, list[tuple[float, float]]]
@@ -29,7 +29,7 @@ def read(recipe: str, revisions: Sequence[str]) -> dict[str, Any]:
     Raises:
         RecipeError: there is no such recipe, revision or curve.
     """
-    stages_run(recipe)
+    stages(recipe)  # what is wrong with the graph is said first
     file = (find_recipe(recipe).resolve() / "dvc.yaml").relative_to(root())
     words = [sys.executable, "-m", "dvc", "plots", "diff", "--json", *revisions]
     done = subprocess.run(

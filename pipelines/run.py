@@ -31,7 +31,7 @@ from dvc.lock import LockError, make_lock
 from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 from dvc.stage.exceptions import StageCmdFailedError
 
-from pipelines.graph import RecipeError, dvc_environment, find_recipe, root, stages
+from pipelines.graph import RecipeError, adopt, dvc_environment, find_recipe, root, stages
 
 TELL_SECONDS = 1  # DVC may have started another stage in the meantime
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -206,6 +206,7 @@ def main() -> None:
     try:
         recipe = find_recipe(args.recipe)
         mend_locks(root())
+        adopt(recipe)
         stages(recipe)  # what is wrong with a graph is said in one line
     except RecipeError as error:
         print(error, file=sys.stderr)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import compare, plots
-from pipelines.graph import RecipeError, stages
+from pipelines.graph import RecipeError, adopt
 from tests.kit.checkouts import commit
 from tests.kit.toy import make_project
 
@@ -60,7 +60,7 @@ def test_the_table_says_in_which_settings_a_result_differs(
 def test_a_recipe_that_is_in_no_commit_is_shown_as_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stages("tiny_shakespeare_nanogpt")  # as whatever runs it
+    adopt("tiny_shakespeare_nanogpt")  # as whatever runs it
     with pytest.raises(RecipeError, match="has no curves yet"):
         plots.read("tiny_shakespeare_nanogpt", ["HEAD"])
     made("data/tiny_shakespeare_nanogpt", 1.75)

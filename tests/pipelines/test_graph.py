@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.graph import RecipeError, root, stages
+from pipelines.graph import RecipeError, adopt, root, stages
 from tests.kit.toy import make_repository
 
 GRAPH = """
@@ -95,6 +95,17 @@ def test_data_added_to_dvc_is_no_stage(repository: Path) -> None:
     graph = GRAPH.replace("    cmd: mkdir", "    deps: [mine.txt]\n    cmd: mkdir")
     Path("dvc.yaml").write_text(graph)
     assert [stage.name for stage in stages()] == ["first", "middle", "last"]
+
+
+def test_who_only_looks_leaves_a_hidden_recipe_hidden(repository: Path) -> None:
+    hides = "# not run yet\n/pipelines/other/dvc.yaml\n"
+    Path(".dvcignore").write_text(hides)
+    with pytest.raises(RecipeError, match=r"^other has not run here yet; `make"):
+        stages("other")
+    assert Path(".dvcignore").read_text() == hides
+    adopt("other")
+    assert Path(".dvcignore").read_text() == "# not run yet\n"
+    assert stages("other")[-1].address == "pipelines/other/dvc.yaml:last"
 
 
 def test_a_date_that_is_none_is_one_message(repository: Path) -> None:

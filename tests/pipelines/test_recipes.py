@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from nanogpt import settings
 from nanogpt.settings import load
-from pipelines.graph import stages
+from pipelines.graph import adopt, stages
 from tests.kit.recipes import ROOT
 from tests.kit.toy import make_project
 
@@ -152,6 +152,7 @@ class TestRecipe:
         Path(tmp_path, ".dvcignore").write_text("\n".join(["# ours", *hidden, ""]))
         monkeypatch.chdir(tmp_path)
         assert known() == {"."}
+        adopt(name_of(recipe))
         assert [stage.name for stage in stages(name_of(recipe))] == list(GRAPH["stages"])
         assert known() == {".", name_of(recipe)}
         left = [line for line in hidden if line != f"/{name_of(recipe)}/dvc.yaml"]
