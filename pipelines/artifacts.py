@@ -16,6 +16,7 @@ from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.utils.flatten import flatten
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from pipelines.graph import Stage, dvc_environment, root
@@ -86,13 +87,8 @@ def key(*words: str) -> str:
 
 
 def _figures(file: Path) -> Iterator[tuple[str, Any]]:
-    todo: list[tuple[str, Any]] = [("", json.loads(file.read_bytes()))]
-    while todo:
-        name, value = todo.pop(0)
-        if isinstance(value, dict):
-            todo[:0] = [(f"{name}.{k}".lstrip("."), v) for k, v in value.items()]
-        else:
-            yield name, float(f"{value:.6g}") if isinstance(value, float) else value
+    for name, value in flatten(json.loads(file.read_bytes())).items():
+        yield name, float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _say(*words: str, top: Path) -> str:

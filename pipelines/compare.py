@@ -1,6 +1,6 @@
 """What DVC has kept of a recipe: its experiments, best first, and in which settings they differ.
 
-    python -m pipelines.compare                       # the default recipe; also `make compare`
+    python -m pipelines.compare                  # that of the current folder; also `make compare`
     python -m pipelines.compare finetune_shakespeare
 
 `dvc exp show` has a column for each setting, dependency and figure of all recipes. This has what a
@@ -10,17 +10,18 @@ choice is made by, in the width of a terminal.
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.utils.flatten import flatten
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.graph import RecipeError, name_of, root, stages
+from pipelines.graph import RecipeError, find_recipe, name_of, root, stages
 
 Values = dict[str, Any]  # by the path of a key, such as `train.steps`
 UNKNOWN = float("inf")
@@ -42,9 +43,11 @@ def rows(recipe: str) -> Iterator[tuple[Row, list[Row]]]:
     Raises:
         RecipeError: there is no such recipe, or DVC cannot read the repository.
     """
-    plan = stages(recipe)
+    folder = find_recipe(recipe).resolve().relative_to(root())
+    settings = (folder / "params.yaml").as_posix()
+    prefix = f"{(folder / 'dvc.yaml').as_posix()}:"  # not of others, whose results it needs
+    plan = [stage for stage in stages(recipe) if stage.address.startswith(prefix)]
     files = [metric for stage in plan for metric in stage.metrics]
-    settings = (plan[0].address.rpartition(":")[0]).removesuffix("dvc.yaml") + "params.yaml"
     try:
         with Repo(str(root())) as repo:
             shown = repo.experiments.show()
@@ -55,9 +58,9 @@ def rows(recipe: str) -> Iterator[tuple[Row, list[Row]]]:
         data = found.data
         params = data.params.get(settings, {}) if data else {}
         metrics = [data.metrics.get(file, {}) for file in files] if data else []
-        figures = {k: v for metric in metrics for k, v in _flat(metric.get("data", {})).items()}
+        figures = {k: v for metric in metrics for k, v in flatten(metric.get("data", {})).items()}
         name = found.name or (found.rev if found.rev == "workspace" else found.rev[:7])
-        return Row(name, state, _flat(params.get("data", {})), figures)
+        return Row(name, state, flatten(params.get("data", {})), figures)
 
     for found in shown:
         own = row(found)
@@ -85,7 +88,7 @@ def table(recipe: str) -> Table:
         made.add_column(name, justify="right", no_wrap=True)
     made.add_column("differs in", overflow="fold", min_width=16)
     known = list(rows(recipe))
-    _, (commit, _) = known[0], known[-1]
+    commit = known[-1][0]
     base = commit.settings or known[0][0].settings  # a recipe that is in no commit yet
     for own, tried in known:
         made.add_row(*_cells(own, base), style="bold")
@@ -101,20 +104,16 @@ def _cells(row: Row, base: Values, indent: str = "") -> Iterator[str]:
         value = row.figures.get(key)
         yield f"{value:.4f}" if isinstance(value, float) else "-"
     yield str(row.figures.get("weights_sha256", "-"))[:7]
-    changed = {key: value for key, value in row.settings.items() if base.get(key, row) != value}
-    yield escape(" ".join(f"{key}={_short(value)}" for key, value in changed.items()))
+    changed = [
+        f"{key}={_short(value)}"
+        for key, value in row.settings.items()
+        if key not in base or base[key] != value
+    ]
+    yield escape(" ".join(changed))
 
 
 def _short(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> Values:
-    found: Values = {}
-    for key, value in values.items():
-        path = f"{above}{key}"
-        found |= _flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return found
 
 
 def main() -> None:

@@ -1,13 +1,14 @@
 """The table of experiments and the picture of the curves, from what git and the workspace hold."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from pipelines import compare, plots
-from pipelines.graph import RecipeError, adopt
+from pipelines.graph import RecipeError, adopt, stages
 from tests.kit.checkouts import commit
 from tests.kit.toy import make_project
 
@@ -68,6 +69,29 @@ def test_a_recipe_that_is_in_no_commit_is_shown_as_it_is(
     said = capsys.readouterr().out
     assert "1.7500" in said
     assert "steps=" not in said
+
+
+def test_what_a_recipe_needs_of_another_is_not_shown_as_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adopt(NANOGPT)
+    graph, params = Path(NANOGPT, "dvc.yaml"), Path(NANOGPT, "params.yaml")
+    graph.write_text(
+        graph.read_text().replace('"${data}/raw"]', '"${data}/raw", data/shakespeare/model]')
+    )
+    assert stages(NANOGPT)[0].address == "dvc.yaml:check"
+    commit(Path())
+    params.write_text(re.sub(" steps: .*", " steps: 9", params.read_text()))
+    made("data/tiny_shakespeare_nanogpt", 1.75)
+    assert run(monkeypatch, compare, NANOGPT) == 0
+    now = next(line for line in capsys.readouterr().out.splitlines() if "workspace" in line)
+    assert now.replace("│", "").split() == [
+        "workspace",
+        "1.7500",
+        "2.7500",
+        "0123abc",
+        "train.steps=9",
+    ]
 
 
 def test_curves_become_one_picture(
