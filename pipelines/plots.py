@@ -42,7 +42,9 @@ def read(recipe: str, revisions: Sequence[str]) -> dict[str, Any]:
     found = {
         address.rpartition("::")[2]: content[0]["content"]
         for address, content in plots.items()
-        if (address.rpartition("::")[0] or "dvc.yaml") == file.as_posix() and content
+        if (address.rpartition("::")[0] or "dvc.yaml") == file.as_posix()
+        and "/" not in address.rpartition("::")[2]  # a file, as an output, is drawn by DVC too
+        and content
     }
     if not found:
         raise RecipeError(f"{recipe} has no curves yet; `make run RECIPE={recipe}` trains")

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -265,7 +266,7 @@ def test_a_version_answers_and_a_champion_is_taken_back_as_the_docs_say(
     publish(root / "other", better, 1.5)
     assert evaluate(better, 1.5, "text").version == "2"
     docs = (ROOT / "docs" / "running.md").read_text().partition("## The registry")[2]
-    take_back, serve, ask = re.findall(r"^((?:python|mlflow|curl) .*?[^\\])$", docs, re.S | re.M)[
+    take_back, serve, ask = re.findall(r"^((?:python |MLFLOW_|curl ).*?[^\\])$", docs, re.S | re.M)[
         :3
     ]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -278,14 +279,15 @@ def test_a_version_answers_and_a_champion_is_taken_back_as_the_docs_say(
         return command.replace("shakespeare", "plays").replace("5001", port)
 
     subprocess.run(here(take_back), shell=True, check=True, env=environment)
-    assert client().get_model_version_by_alias("nanogpt-plays", "champion").version == "1"
-    server = subprocess.Popen(f"exec {here(serve)}", shell=True, env=environment)
+    champion = client().get_model_version_by_alias("nanogpt-plays", "champion")
+    assert str(champion.version) == "1"
+    server = subprocess.Popen(here(serve), shell=True, env=environment, start_new_session=True)
     try:
         patient = "--noproxy '*' --fail --silent --retry 60 --retry-connrefused --retry-delay 1"
         command = f"{here(ask)} {patient}"
         said = subprocess.run(command, shell=True, check=True, capture_output=True).stdout
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
     (text,) = json.loads(said)["predictions"]
     assert text.startswith("JULIET:")
