@@ -50,7 +50,7 @@ def main() -> int:
         Console(highlight=False).print(table)
     if missing:
         print(f"not scored, for the reasons above: {', '.join(missing)}", file=sys.stderr)
-    return 0 if table.row_count else 1
+    return 0 if table.row_count else 2
 
 
 def score(base: str, corpus: str) -> dict[str, Any] | None:

@@ -9,7 +9,6 @@ choice is made by, in the width of a terminal.
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.graph import RecipeError, find_recipe, name_of, root, stages
+from pipelines.graph import RecipeError, find_recipe, name_of, one_line, root, stages
 
 Values = dict[str, Any]  # by the path of a key, such as `train.steps`
 UNKNOWN = float("inf")
@@ -119,11 +118,9 @@ def _short(value: Any) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("recipe", nargs="?", default=".", help="its folder or name")
-    try:
-        Console(highlight=False).print(table(parser.parse_args().recipe))
-    except RecipeError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    args = parser.parse_args()
+    with one_line("compare"):
+        Console(highlight=False).print(table(args.recipe))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ of one that is gone. Schedules that were added to a deployment stay.
 
 import argparse
 import re
-import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.utilities.callables import parameter_schema
 
 from pipelines.flows import pipeline
-from pipelines.graph import RecipeError, deployment, recipes, root
+from pipelines.graph import RecipeError, deployment, one_line, recipes, root
 
 POOL = "local"  # of the worker that `make deploy` starts
 ENTRYPOINT = "pipelines/flows.py:pipeline"
@@ -35,10 +35,10 @@ def deploy(pool: str = POOL) -> list[str]:
     The pool runs one flow at a time: of others the page says that they are late.
 
     Raises:
-        RecipeError: the current folder is in no repository.
+        RecipeError: the current folder is in no repository, or Prefect's server does not answer.
     """
     top, known = root(), recipes()
-    with get_client(sync_client=True) as client:
+    with _answering(), get_client(sync_client=True) as client:
         _one_at_a_time(client, pool)
         flow = client.create_flow(pipeline)
         named = FlowFilter.model_validate({"name": {"any_": [pipeline.name]}})
@@ -53,6 +53,14 @@ def deploy(pool: str = POOL) -> list[str]:
             if other.path == str(top) and other.parameters.get("recipe") not in known:
                 client.delete_deployment(other.id)  # its recipe is gone
     return [f"{pipeline.name}/{name}" for name in wanted]
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise RecipeError(f"Prefect's server does not answer as it should: {error}") from error
 
 
 def _one_at_a_time(client: SyncPrefectClient, pool: str) -> None:
@@ -95,12 +103,9 @@ def _description(file: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Deploy all recipes of this checkout to Prefect.")
     parser.add_argument("--pool", default=POOL, help=f"the work pool (default: {POOL})")
-    try:
-        print("\n".join(deploy(parser.parse_args().pool)))
-    except RecipeError as error:
-        sys.exit(f"deploy: {error}")
-    except httpx.HTTPError as error:
-        sys.exit(f"deploy: Prefect's server does not answer as it should: {error}")
+    args = parser.parse_args()
+    with one_line("deploy"):
+        print("\n".join(deploy(args.pool)))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,16 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from pipelines import artifacts
-from pipelines.graph import RecipeError, Stage, adopt, find_recipe, name_of, root, stages
+from pipelines.graph import (
+    RecipeError,
+    Stage,
+    adopt,
+    find_recipe,
+    name_of,
+    one_line,
+    root,
+    stages,
+)
 from pipelines.local import Local, no_proxy
 from pipelines.overrides import experiment, title, words
 from pipelines.repro import TOLD, WAITING, WRONG_INPUT, StageFailed, repro
@@ -208,15 +217,12 @@ def main() -> None:
         help="settings for this run alone, kept as an experiment: '{\"train.steps\": 100}'",
     )
     args = parser.parse_args()
-    try:
+    with one_line("flow"):
         # what is wrong is said before Prefect's server takes its time to start
         recipe = find_recipe(args.recipe)
         if not args.overrides:  # which are run in a copy: here the recipe may stay hidden from DVC
             adopt(recipe)
             stages(recipe)
-    except RecipeError as error:
-        print(error, file=sys.stderr)
-        sys.exit(WRONG_INPUT)
     find_server()
     # In a session of its own: Ctrl-C would end Prefect's temporary server, which is the flow's
     # child, before the flow could tell it how the run ended.

@@ -27,6 +27,16 @@ class RecipeError(Exception):
     """What is wrong with a recipe's folder, settings or graph, and what to do, in one message."""
 
 
+@contextmanager
+def one_line(command: str) -> Iterator[None]:
+    """Leave a command with what a RecipeError says, and with 2: somebody has to mend it first."""
+    try:
+        yield
+    except RecipeError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of a recipe, as dvc.yaml declares it."""

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from pipelines.graph import RecipeError, deployment, name_of, root
+from pipelines.graph import RecipeError, deployment, name_of, one_line, root
 
 HOST = "127.0.0.1"  # reachable from this machine alone: the server asks nobody for a password
 LOOPBACK = (HOST, "localhost", "::1")
@@ -33,7 +33,7 @@ PASSING = re.compile("database is locked|Service Unavailable|Internal Server Err
 MARK = "# Written by `make deploy`, removed by `make undeploy`.\n"
 
 
-class LocalError(Exception):
+class LocalError(RecipeError):
     """What did not start, why, and what to do, in one message."""
 
 
@@ -243,14 +243,12 @@ def main() -> None:
         "--port", type=port_number, default=4200, help="of the server (default: 4200)"
     )
     args = parser.parse_args()
-    try:
+    with one_line("deploy"):
         local = Local(root(), args.port)
         if args.action == "down":
             print("stopped" if local.down() else "nothing to stop: `make deploy` started nothing")
             return
         local.up()
-    except (LocalError, RecipeError) as error:
-        sys.exit(f"deploy: {error}")
     default = deployment(name_of(local.top))
     direct = f" && export NO_PROXY={hosts}" if (hosts := no_proxy().get("NO_PROXY")) else ""
     if os.environ.get("PREFECT_API_URL") not in (None, "", f"{local.address}/api"):

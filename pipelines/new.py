@@ -25,7 +25,15 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from pipelines.given import name_for, seen_from_root
-from pipelines.graph import RecipeError, adopt, did_you_mean, dvc_environment, find_recipe, root
+from pipelines.graph import (
+    RecipeError,
+    adopt,
+    did_you_mean,
+    dvc_environment,
+    find_recipe,
+    one_line,
+    root,
+)
 from pipelines.run import repro, telling_on
 
 NOT_YAML = (YAMLError, ValueError, RecursionError)  # such as a 13th month, brackets in brackets
@@ -252,8 +260,7 @@ def _pair(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{key}: {value!r} is not valid YAML") from None
 
 
-def main() -> int:
-    """The command; returns its exit code."""
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--name", help="its folder will be pipelines/<name>")
     parser.add_argument("--like", required=True, help="the recipe to copy: its folder or name")
@@ -270,7 +277,7 @@ def main() -> int:
     )
     parser.add_argument("--run", action="store_true", help="and run it, as `make run` does")
     args = parser.parse_args()
-    try:
+    with one_line("new"):
         # the bytes of a file's name
         if odd := [
             word for word in sys.argv[1:] if word.encode("utf-8", "replace") != os.fsencode(word)
@@ -286,17 +293,14 @@ def main() -> int:
             changes["sample.prompt"] = args.prompt
         if not args.run:
             print(make(name, like, changes))
-            return 0
+            return
         with removed_if_nothing_comes(name):
             recipe = make(name, like, changes)
             adopt(recipe)  # one that was there may never have run
-            return repro(recipe)
-    except RecipeError as error:
-        print(error, file=sys.stderr)
-        return 2
+            sys.exit(repro(recipe))
 
 
 if __name__ == "__main__":
     os.environ.update(dvc_environment())
     with telling_on():
-        sys.exit(main())
+        main()

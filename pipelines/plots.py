@@ -17,7 +17,15 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pipelines.graph import RecipeError, dvc_environment, find_recipe, name_of, root, stages
+from pipelines.graph import (
+    RecipeError,
+    dvc_environment,
+    find_recipe,
+    name_of,
+    one_line,
+    root,
+    stages,
+)
 
 FOLDER = "dvc_plots"  # where DVC puts its page
 Lines = dict[str, list[tuple[float, float]]]
@@ -87,14 +95,11 @@ def main() -> None:
     parser.add_argument("--recipe", default=".", help="its folder or name")
     parser.add_argument("revisions", nargs="*", default=["HEAD", "workspace"])
     args = parser.parse_args()
-    try:
+    with one_line("plots"):
         plots = read(args.recipe, args.revisions)
         path = root() / FOLDER / f"{name_of(args.recipe)}.png"
         draw(plots, f"recipe {name_of(args.recipe)}", path)
-    except RecipeError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    print(path)
+        print(path)
 
 
 if __name__ == "__main__":

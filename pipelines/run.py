@@ -31,7 +31,15 @@ from dvc.lock import LockError, make_lock
 from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
 from dvc.stage.exceptions import StageCmdFailedError
 
-from pipelines.graph import RecipeError, adopt, dvc_environment, find_recipe, root, stages
+from pipelines.graph import (
+    RecipeError,
+    adopt,
+    dvc_environment,
+    find_recipe,
+    one_line,
+    root,
+    stages,
+)
 
 TELL_SECONDS = 1  # DVC may have started another stage in the meantime
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -160,7 +168,11 @@ def repro(recipe: Path) -> int:
 
 
 def join(recipe: Path) -> int:
-    """Train with the other machines; where the model was published, tell DVC that it is there."""
+    """Train with the other machines; where the model was published, tell DVC that it is there.
+
+    Raises:
+        RecipeError: settings were changed in the meantime.
+    """
     params = recipe / "params.yaml"
     before = params.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
@@ -170,12 +182,10 @@ def join(recipe: Path) -> int:
         if code or not published.exists():
             return code
     if params.read_bytes() != before:
-        print(
-            f"join: {params} was changed during the training, so DVC is not told that the model"
-            " belongs to it; put it back and run the same command: it publishes again",
-            file=sys.stderr,
+        raise RecipeError(
+            f"{params} was changed during the training, so DVC is not told that the model"
+            " belongs to it; put it back and run the same command: it publishes again"
         )
-        return 1
     return int(dvc(["commit", "--force", f"{recipe}/dvc.yaml:train"]))
 
 
@@ -203,17 +213,14 @@ def main() -> None:
     parser.add_argument("action", choices=["repro", "join"])
     parser.add_argument("recipe", help="its folder or its name")
     args = parser.parse_args()
-    try:
+    with one_line(args.action):
         recipe = find_recipe(args.recipe)
         mend_locks(root())
         adopt(recipe)
         stages(recipe)  # what is wrong with a graph is said in one line
-    except RecipeError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    os.environ.update(dvc_environment())
-    with telling_on():
-        sys.exit({"repro": repro, "join": join}[args.action](recipe))
+        os.environ.update(dvc_environment())
+        with telling_on():
+            sys.exit({"repro": repro, "join": join}[args.action](recipe))
 
 
 if __name__ == "__main__":

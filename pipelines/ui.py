@@ -18,7 +18,7 @@ from types import FrameType
 
 import psutil
 
-from pipelines.graph import RecipeError, root
+from pipelines.graph import one_line, root
 from pipelines.local import HOST, Local, LocalError, no_proxy, port_number, refuse_taken
 from pipelines.run import STOPS, leave
 
@@ -147,12 +147,11 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has SIGHUP
             signal.signal(number, _hear)
     try:
-        show(args.port, args.prefect_port)
+        with one_line("ui"):
+            show(args.port, args.prefect_port)
     except _Told as told:
         print("done", flush=True)
         leave(told.args[0])
-    except (LocalError, RecipeError) as error:
-        sys.exit(f"ui: {error}")
 
 
 if __name__ == "__main__":

@@ -92,25 +92,26 @@ def test_a_wrong_command_or_option_gets_the_one_that_may_be_meant(run: Run) -> N
 
 
 @pytest.mark.parametrize(
-    ("main", "words"),
+    ("main", "words", "command"),
     [
-        (run_main, ["repro"]),
-        (run_main, ["join"]),
-        (flows.main, []),
-        (new.main, ["--name=x", "--like"]),
+        (run_main, ["repro"], "repro"),
+        (run_main, ["join"], "join"),
+        (flows.main, [], "flow"),
+        (new.main, ["--name=x", "--like"], "new"),
     ],
 )
 def test_where_a_recipe_is_run(
     project: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    main: Callable[[], int | None],
+    main: Callable[[], None],
     words: list[str],
+    command: str,
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["it", *words, "shakespear"])
     with pytest.raises(SystemExit) as ended:
-        sys.exit(main())
-    said = capsys.readouterr().err or str(ended.value.code)
-    assert ended.value.code != 0
-    assert said.startswith("shakespear is not the folder of a recipe")
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith(f"{command}: shakespear is not the folder of a recipe")
     assert "did you mean shakespeare?" in said

@@ -116,11 +116,15 @@ def test_curves_become_one_picture(
 @pytest.mark.parametrize(
     ("module", "words", "says"),
     [
-        (compare, ["nowhere"], "nowhere is not the folder of a recipe"),
-        (plots, ["--recipe=nowhere"], "nowhere is not the folder of a recipe"),
-        (plots, ["nothing"], "unknown Git revision 'nothing'"),
-        (plots, ["--recipe=tiny_shakespeare_nanogpt"], "tiny_shakespeare_nanogpt has not run"),
-        (compare, ["tiny_shakespeare_nanogpt"], "tiny_shakespeare_nanogpt has not run here yet"),
+        (compare, ["nowhere"], "compare: nowhere is not the folder of a recipe"),
+        (plots, ["--recipe=nowhere"], "plots: nowhere is not the folder of a recipe"),
+        (plots, ["nothing"], "plots: unknown Git revision 'nothing'"),
+        (
+            plots,
+            ["--recipe=tiny_shakespeare_nanogpt"],
+            "plots: tiny_shakespeare_nanogpt has not",
+        ),
+        (compare, ["tiny_shakespeare_nanogpt"], "compare: tiny_shakespeare_nanogpt has not run"),
     ],
 )
 def test_what_is_not_there_is_said_in_one_message(

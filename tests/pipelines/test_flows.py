@@ -238,7 +238,7 @@ def test_a_wrong_recipe_fails_with_one_message(toy: Path) -> None:
         [sys.executable, "-m", "pipelines.flows", "nowhere"], capture_output=True, text=True
     )
     assert command.returncode == 2
-    assert command.stderr.startswith("nowhere is not the folder of a recipe")
+    assert command.stderr.startswith("flow: nowhere is not the folder of a recipe")
     assert "Traceback" not in command.stderr
 
 

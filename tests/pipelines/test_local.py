@@ -109,7 +109,7 @@ def test_a_server_that_dies_shows_its_last_lines(
     local: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", "nonsense")
-    message = say("pipelines.local", "up", f"--port={local.port}", code=1)
+    message = say("pipelines.local", "up", f"--port={local.port}", code=2)
     assert "the server stopped at once; its last lines:" in message
     assert "Could not parse SQLAlchemy URL" in message
     assert not local.running()

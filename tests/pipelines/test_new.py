@@ -46,7 +46,11 @@ def new(
 
     def new(*arguments: str, like: Path = LIKE) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["new", f"--like={like}", *arguments])
-        code = main()
+        code = 0
+        try:
+            main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
         said = capsys.readouterr()
         return code, (said.err if code else said.out).strip()
 
@@ -162,7 +166,7 @@ def test_what_cannot_be_read_leaves_no_recipe(
 
 def test_a_word_that_is_not_utf8(new: New) -> None:
     said = new("--corpus=\udcff.txt")
-    assert said == (2, "b'--corpus=\\xff.txt' is not UTF-8; rename the file")
+    assert said == (2, "new: b'--corpus=\\xff.txt' is not UTF-8; rename the file")
 
 
 def test_what_belongs_to_another_corpus_goes_with_it(repository: Path) -> None:
@@ -263,7 +267,7 @@ def test_files_that_are_not_there(new: New, given: str) -> None:
     for option in ("--corpus", "--base"):
         code, said = new(f"{option}={given}")
         assert code == 2
-        assert said.startswith(f"no file matches {given!r}, seen from {Path.cwd()}; ")
+        assert said.startswith(f"new: no file matches {given!r}, seen from {Path.cwd()}; ")
         assert len(said.splitlines()) == 1
     assert [path.name for path in Path("pipelines").iterdir()] == [LIKE.name]
 
@@ -275,7 +279,7 @@ def test_a_folder_is_a_corpus(new: New, monkeypatch: pytest.MonkeyPatch) -> None
     Path("empty").mkdir()
     code, said = new("--corpus=empty")
     assert code == 2
-    assert said.startswith("download.corpus: the folder 'empty' has no file that can be read")
+    assert said.startswith("new: download.corpus: the folder 'empty' has no file that can be read")
     assert not Path("pipelines/finetune_empty").exists()
 
 

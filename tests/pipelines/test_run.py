@@ -60,7 +60,7 @@ def test_a_wrong_folder_is_told_which_recipes_exist(
     command = [sys.executable, "-m", "pipelines.run", action, "--", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | HERE)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("nowhere is not the folder of a recipe")
+    assert done.stderr.startswith(f"{action}: nowhere is not the folder of a recipe")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -184,7 +184,7 @@ def test_join_tells_dvc_what_it_made(tmp_path: Path, empty_database: Path) -> No
     params = (folder / "params.yaml").read_text()
     (folder / "params.yaml").write_text(params.replace("seed: 1337", "seed: 7"))
     said, _ = process.communicate(timeout=300)
-    assert process.returncode == 1, said
+    assert process.returncode == 2, said
     assert said.splitlines()[-1].startswith("join: params.yaml was changed during the training")
     (folder / "params.yaml").write_text(params)
 

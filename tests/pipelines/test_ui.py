@@ -68,7 +68,7 @@ def test_a_taken_port_is_said_before_anything_starts(
         process = start(*given(ports))
         said, _ = process.communicate(timeout=60)
     name = ("PORT", "PREFECT_PORT")[which]
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert said == (
         f"ui: port {ports[which]} is taken by another program; stop it or take another:"
         f" make ui {name}={ports[which] + 1}\n"
