@@ -31,10 +31,11 @@ COPIES = Path(".dvc", "tmp", "exps")  # nanogpt/common/place.py: what runs there
 PLACE = {"root", "params", "data"}
 GRAPH = {"dvc.yaml", "dvc.lock", "params.yaml"}
 CHECK = ("-m", "nanogpt.commands", "check")  # reads all settings, and runs nothing
+ELSEWHERE = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}  # such as a git hook sets
 LONGEST = 100  # characters of an experiment's name
 
 
-@dataclass(frozen=True)
+@dataclass
 class Copy:
     """A copy of the checkout, in which a recipe has other settings."""
 
@@ -65,7 +66,7 @@ def experiment(recipe: Path, overrides: Mapping[str, Any]) -> Iterator[Copy]:
         raise RecipeError(f"{wrong[0]} cannot be overridden: it says where the recipe lies")
     top, whole = root(), title(recipe, overrides)
     name = re.sub(r"[^A-Za-z0-9=._-]+|\.\.+", "-", whole)  # a name for git
-    if name != whole.replace(" ", "-") or len(name) > LONGEST:
+    if name != whole.replace(" ", "-") or len(name) > LONGEST or name.endswith((".", ".lock")):
         name = f"{name[: LONGEST - 9]}-{sha256(whole.encode()).hexdigest()[:8]}"
     copy = Copy(top / COPIES / name, name)
     copy.top.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ def experiment(recipe: Path, overrides: Mapping[str, Any]) -> Iterator[Copy]:
                     _remove(copy.top, top)
                 raise
             yield copy
-            _save(copy, folder)
+            copy.name = _save(copy, folder)
             _remove(copy.top, top)
     except Timeout:
         raise RecipeError(f"another run of `{whole}` is at work; wait for its end") from None
@@ -96,32 +97,46 @@ def _bring_up_to_date(copy: Path, top: Path) -> bool:
     """
     head = _git(top, "rev-parse", "--verify", "HEAD", why="make a first commit: overrides need one")
     _git(top, "var", "GIT_COMMITTER_IDENT", why="tell git your name, as an experiment is a commit")
-    common = ("rev-parse", "--path-format=absolute", "--git-common-dir")
-    if copy.exists() and _git(copy, *common) != _git(top, *common):
-        shutil.rmtree(copy)  # came with a copied checkout, and belongs to the first one
+    if copy.exists() and not _is_worktree(copy, top):
+        shutil.rmtree(copy)  # half removed, or moved or copied with its checkout
     new = not copy.exists()
     if new:
         _git(top, "worktree", "prune")
         _git(top, "worktree", "add", "--quiet", "--detach", str(copy), head)
     else:
-        _git(copy, "checkout", "--quiet", "--force", "--detach", head)
+        _git(copy, "reset", "--quiet", head)
+        _git(copy, "clean", "-fdq", "-e", "dvc.lock", "--", "nanogpt", "pipelines")  # gone here
     _git(
         top, "status", "--porcelain"
     )  # else stash fails where files were copied, and nothing changed
-    changed = _git(top, "stash", "create")
-    _git(copy, "restore", f"--source={changed or head}", "--worktree", ".")
+    why = "git cannot put aside what is changed here (`git stash create`); commit it first"
+    changed = _git(top, "stash", "create", why=why)
+    own = (
+        [] if new else [":(exclude)data", ":(exclude)*dvc.lock"]
+    )  # they are further than those here
+    _git(copy, "restore", f"--source={changed or head}", "--worktree", "--", ".", *own)
     for other in _unknown_to_git(top):
         here, there = top / other, copy / other
-        there.parent.mkdir(parents=True, exist_ok=True)
+        if not here.exists():
+            continue  # a link to nothing, such as an editor's lock
         if (other.name == "dvc.lock" or other.parts[0] == "data") and there.exists():
             continue  # the copy's own are further
+        there.parent.mkdir(parents=True, exist_ok=True)
+        there.unlink(missing_ok=True)
         if other.name in GRAPH or other.parts[0] in ("nanogpt", "data"):
             shutil.copyfile(here, there)
-        elif not there.is_symlink():
+        else:
             there.symlink_to(here)
     with Repo(str(top)) as repo, Config(str(copy / ".dvc")).edit("local") as local:
         local["cache"] = {"dir": repo.cache.local_cache_dir}
     return new
+
+
+def _is_worktree(copy: Path, top: Path) -> bool:
+    """Whether git in the copy works on the copy: without its .git it would on what lies above."""
+    ask = ["git", "rev-parse", "--path-format=absolute", "--show-toplevel", "--git-common-dir"]
+    ours = [str(copy.resolve()), _git(top, *ask[1:3], "--git-common-dir")]
+    return _run(ask, copy).stdout.splitlines() == ours
 
 
 def _check_out(copy: Path, recipe: Path) -> None:
@@ -154,12 +169,23 @@ def _override(copy: Path, recipe: Path, overrides: Mapping[str, Any]) -> None:
         raise RecipeError(done.stderr.strip().removeprefix("check: "))
 
 
-def _save(copy: Copy, recipe: Path) -> None:
+def _save(copy: Copy, recipe: Path) -> str:
+    """Make an experiment of the copy; its name, with a digest if another one has the plain name."""
+    files = [recipe / "params.yaml", recipe / "dvc.lock"]
+    digest = sha256(b"".join((copy.top / file).read_bytes() for file in files)).hexdigest()[:8]
+    name = copy.name
+    listed = ("for-each-ref", "--format=%(refname)", f"refs/exps/**/{name}")
+    for other in _git(copy.top, *listed).splitlines():
+        for file in files:
+            kept = _run(["git", "show", f"{other}:{file.as_posix()}"], copy.top).stdout
+            if kept != (copy.top / file).read_text(encoding="utf-8"):
+                name = f"{copy.name[: LONGEST - 9]}-{digest}"
     settings = str(recipe / "params.yaml")  # which git may not know yet
-    save = f"dvc exp save -f -n {copy.name} -I {settings} {recipe / 'dvc.yaml'}"
+    save = f"dvc exp save -f -n {name} -I {settings} {recipe / 'dvc.yaml'}"
     done = _run([sys.executable, "-m", *save.split(" ")], copy.top)
     if done.returncode:
         raise RecipeError(f"`{save}` in {copy.top} failed: {done.stderr.strip()}")
+    return name
 
 
 def _remove(copy: Path, top: Path) -> None:
@@ -167,7 +193,8 @@ def _remove(copy: Path, top: Path) -> None:
 
 
 def _git(folder: Path, *words: str, why: str = "") -> str:
-    done = _run(["git", *words], folder)
+    # no hooks: DVC's own would check out in a copy that has no cache yet
+    done = _run(["git", "-c", "core.hooksPath=/dev/null", *words], folder)
     if done.returncode:
         said = done.stderr.strip().removeprefix("fatal: ")
         raise RecipeError(why or f"`git {' '.join(words)}` failed: {said}")
@@ -178,7 +205,7 @@ def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         cwd=folder,
-        env=dvc_environment(),
+        env={k: v for k, v in dvc_environment().items() if k not in ELSEWHERE},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",

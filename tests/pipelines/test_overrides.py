@@ -95,6 +95,56 @@ def test_a_copied_checkout_has_copies_of_its_own(
     assert (copy.top / "half done").exists()
 
 
+def test_a_copy_that_was_half_removed_is_made_anew_and_nothing_here_is_touched(
+    checkout: Path,
+) -> None:
+    with failing({"train.steps": 3}) as copy:
+        (copy.top / ".git").unlink()  # as an interrupted removal leaves it
+    code = checkout / "nanogpt" / "model.py"
+    code.write_text("# my work of today\n")
+    head = git(checkout, "rev-parse", "--abbrev-ref", "HEAD")
+    with failing({"train.steps": 3}) as copy:
+        assert (copy.top / "nanogpt" / "model.py").read_text() == "# my work of today\n"
+    assert code.read_text() == "# my work of today\n"
+    assert git(checkout, "rev-parse", "--abbrev-ref", "HEAD") == head
+
+
+def test_a_moved_checkout_makes_its_copies_anew(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with failing({"train.steps": 3}):
+        pass
+    moved = checkout.rename(tmp_path / "moved")
+    monkeypatch.chdir(moved)
+    with failing({"train.steps": 3}) as copy:
+        assert copy.top.is_relative_to(moved)
+        assert load(copy.top / OTHER / "params.yaml").train.steps == 3
+
+
+def test_on_the_next_try_code_is_that_of_now_and_results_are_those_of_the_copy(
+    checkout: Path,
+) -> None:
+    for name in ("dvc.lock", "data/other/train.json"):
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text("of the checkout")
+    commit(checkout)
+    hook = checkout / ".git" / "hooks" / "post-checkout"
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    module = checkout / "nanogpt" / "mine.py"
+    module.write_text("# one\n")
+    (checkout / "nanogpt" / ".#lock").symlink_to("nowhere")
+    with failing({"train.steps": 3}) as copy:
+        (copy.top / "dvc.lock").write_text("of the copy")
+        (copy.top / "data/other/train.json").write_text("of the copy")
+    module.rename(module.with_name("mine2.py"))
+    with failing({"train.steps": 3}) as copy:
+        names = {path.name for path in (copy.top / "nanogpt").glob("mine*")}
+        assert names == {"mine2.py"}
+        assert (copy.top / "dvc.lock").read_text() == "of the copy"
+        assert (copy.top / "data/other/train.json").read_text() == "of the copy"
+
+
 def test_without_a_commit_it_says_what_to_do(checkout: Path) -> None:
     git(checkout, "update-ref", "-d", "HEAD")
     with pytest.raises(RecipeError, match="first commit"), experiment(Path(), {"seed": 3}):
