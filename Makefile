@@ -34,10 +34,12 @@ ifeq ($(OS),Windows_NT)
 $(error native Windows has not the locks, links and signals that this needs; install WSL (wsl --install), clone this into its own file system and run it there)
 endif
 
-# A typo would be left out in silence.
-KNOWN := $(TYPED) RECIPE LIKE PYTHON VENV SHELL
+# A typo would be left out in silence. Another make's variables are none of ours.
+KNOWN := $(TYPED) RECIPE LIKE PYTHON VENV SHELL MAKEFLAGS
+ifeq ($(MAKELEVEL),0)
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(if $(filter-out $(KNOWN),$(name)),\
-  $(error $(name)=$(value $(name)): nothing here has that name; known: $(KNOWN)))))
+  $(error $(name): nothing here has that name; known: $(KNOWN). What is for the environment stands before make: $(name)=... make))))
+endif
 
 # dvc.yaml says `python`: the environment's own.
 export PATH := $(abspath $(BIN)):$(PATH)

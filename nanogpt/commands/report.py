@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from nanogpt.common.errors import UserError
+from nanogpt.common.recipe import how_to_run
 from nanogpt.formats.weights import weights_sha256
 from nanogpt.settings import Sample, load
 from nanogpt.text.samples import from_markdown
@@ -34,10 +35,12 @@ def show(recipe: Path) -> None:
     """
     settings = load(recipe / "params.yaml")
     place = recipe / settings.root
-    data = place / settings.data
+    data, again = place / settings.data, how_to_run(recipe, place)
     for needed in (data / "train.json", data / "model"):  # git may bring the one without the other
         if not needed.exists():
-            raise UserError(f"{needed} is not there yet; run `dvc repro` first")
+            raise UserError(
+                f"the recipe {settings.recipe} has no {needed.name} yet: `{again}` makes it"
+            )
     training = _read(data / "train.json")
     old = outdated(recipe / "dvc.lock")
     scores = {} if "eval" in old else _read(data / "eval.json")
@@ -63,6 +66,8 @@ def show(recipe: Path) -> None:
         table.add_row("training speed", f"{known['tokens_per_second']:,.0f} tokens/s")
     table.add_section()
     for stage, taken in seconds.items():
+        if stage == "check" and taken < 1:
+            continue  # it had nothing to do
         table.add_row(f"time of {stage}", f"{taken:.1f} s")
     if "version" in known:
         table.add_section()
@@ -73,23 +78,24 @@ def show(recipe: Path) -> None:
     console.print(table)
     for what, made in (("scores", scores), ("samples", samples)):
         if not made:
-            console.print(f"there are no {what} of this model yet: run `dvc repro`")
+            console.print(f"there are no {what} of this model yet: `{again}` makes them")
     # the first; of a fine-tuned model what its base made of the prompt as well
     for title, start in (("a sample", "Sample 1"), ("before, by its base", "Before: ")):
         for text in [text for name, text in samples.items() if name.startswith(start)][:1]:
             console.print(f"\n[bold]{title}[/bold]\n")
             console.print(text, markup=False)
-    console.print("\n[bold]try next[/bold]  (after `source .venv/bin/activate`)\n")
+    console.print("\n[bold]try next[/bold]\n")
+    name = again.removeprefix("make run")
     here = Path(os.path.relpath(recipe.resolve(), place.resolve())).as_posix()
-    name, folder = ("", "") if here == "." else (f" RECIPE={shlex.quote(here)}", f"cd {here} && ")
+    folder = "" if here == "." else f"cd {here} && "
     train = settings.train
     change = f"learning_rate={2 * train.learning_rate:g}" if train.steps else "steps=24"
     link = pages.runs(known["experiment_id"]) if "experiment_id" in known else pages.home()
-    sample, experiment = (
+    for command in (
         f"make sample{name}{_prompt(settings.sample)}",
-        f"dvc exp run -S train.{change}",
-    )
-    for command in (sample, folder + experiment, "make ui"):
+        f"source .venv/bin/activate && {folder}dvc exp run -S train.{change}",
+        "make ui",
+    ):
         console.print(f"  {command}", soft_wrap=True, markup=False)
     console.print("\nits runs in MLflow, while `make ui` is up:")
     console.print(link, soft_wrap=True, markup=False)

@@ -1,6 +1,5 @@
 """Have a model go on from a prompt: to play, nothing is kept."""
 
-import os
 from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 
 from nanogpt.commands.export import open_model
 from nanogpt.common.errors import UserError
+from nanogpt.common.recipe import how_to_run
 from nanogpt.common.section import mistakes
 from nanogpt.formats.weights import load_model
 from nanogpt.generation import generate
@@ -42,11 +42,10 @@ def play(recipe: Path, model: str | None, prompt: str | None, given: Mapping[str
         text = read_prompt(wanted) if prompt is None else prompt
     own = place / settings.path("model")
     if model is None and not (own / "config.json").exists():
-        here = Path(os.path.relpath(recipe.resolve(), place.resolve())).as_posix()
-        name = "" if here == "." else f" RECIPE={here.removeprefix('pipelines/')}"
         raise UserError(
-            f"the recipe {settings.recipe} has no model yet: `make run{name}` trains it; or name"
-            " another model (--model, MODEL=)"
+            f"the recipe {settings.recipe} has no model yet:"
+            f" `{how_to_run(recipe, place)}` trains it;"
+            " or name another model (--model, MODEL=)"
         )
     with open_model(model or str(own)) as (_, folder):
         device = prepare(settings.machine)

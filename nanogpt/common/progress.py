@@ -9,6 +9,7 @@
 What is done within a second on a terminal, or within ten in a log, shows none.
 """
 
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -77,7 +78,8 @@ def filling(folder: Path, total: int | None, what: str) -> Iterator[None]:
 def _blocks(folder: Path) -> int:
     """Bytes on the disk: a file may have its whole size before anything is in it."""
     size = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):  # it has been moved
-            size += 512 * path.lstat().st_blocks
+    for top, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # it has been moved
+                size += 512 * os.lstat(os.path.join(top, name)).st_blocks
     return size

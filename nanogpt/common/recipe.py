@@ -11,7 +11,7 @@ from nanogpt.common.errors import UserError
 from nanogpt.common.place import root
 
 
-def find_recipe(given: str) -> Path:
+def find_recipe(given: str | Path) -> Path:
     """The folder of a recipe, which may be given as that or, wherever one is, by its name.
 
     `pipelines.graph` has the same for what runs the stages.
@@ -27,7 +27,7 @@ def find_recipe(given: str) -> Path:
         return Path(os.path.relpath(named))
     raise UserError(
         f"{given} is not the folder of a recipe, which holds a params.yaml and a dvc.yaml, nor"
-        f" the name of one{did_you_mean(given, known)}"
+        f" the name of one{did_you_mean(str(given), known)}"
         f"\n  in {root()} there are: {', '.join(known) or 'none'}"
     )
 
@@ -41,6 +41,12 @@ def _recipes() -> dict[str, Path]:
         if name := re.search(r"^data: *data/([\w-]+)", text, re.MULTILINE):
             found = {name[1]: top} | found
     return dict(sorted(found.items()))
+
+
+def how_to_run(recipe: Path, top: Path) -> str:
+    """What to type to have the recipe in this folder made, below the root `top`."""
+    here = Path(os.path.relpath(recipe.resolve(), top.resolve())).as_posix()
+    return "make run" if here == "." else f"make run RECIPE={here.removeprefix('pipelines/')}"
 
 
 def did_you_mean(

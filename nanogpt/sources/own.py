@@ -66,6 +66,8 @@ def _below(name: str, folder: str) -> tuple[list[str], str]:
             if not entry.startswith(".")
             and os.path.realpath(os.path.join(top, entry)) not in seen  # a link back
         ]
+    # a file that links name too is one, as in `own_files`
+    files = [*{real_path(path): path for path in sorted(files, reverse=True)}.values()]
     kinds = Counter(map(_suffix, files))
     taken = [f"{kinds[suffix]:,} {suffix}" for suffix in SUFFIXES if suffix in kinds]
     others = [

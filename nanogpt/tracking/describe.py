@@ -9,9 +9,10 @@ from nanogpt.common.secrets import public
 NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as the description
 LENGTH = 5000  # some databases take no more in a description
 MOVES = 20  # of the champion, that are kept
-CHAMPION = "## Champion"
+# what pages do not show: it says what is ours
+CHAMPION, END = "<!-- champions -->", "<!-- end of champions -->"
+DECIDED = "\n\n---\n<!-- decision -->"
 TABLE = "| when (UTC) | version | before | why |\n|---|---|---|---|\n"
-RULE = "\n\n---\n\n"
 
 
 def card(model: Path) -> str:
@@ -46,23 +47,28 @@ def registered(recipe: str) -> str:
 
 def decided(description: str | None, reason: str) -> str:
     """The description of a version, with what became of it at its first line."""
-    text = description or ""
-    before, rule, rest = text.partition(RULE)
-    ours = rule and "\n" not in before  # not what a person wrote
-    return f"{reason}{RULE}{rest if ours else text}"
+    ours, old = f"{reason}{DECIDED}", re.compile(f"^.*{re.escape(DECIDED)}", re.MULTILINE)
+    text, found = old.subn(lambda _: ours, description or "", count=1)
+    text = text if found else f"{ours}\n\n{text}".strip()
+    return text if len(text) <= LENGTH else description or ""
 
 
-def moved(description: str, version: str, replaced: str, reason: str) -> str:
+def moved(description: str | None, version: str, replaced: str, reason: str) -> str:
     """The description of a registered model, with one more move in the table of its champions.
 
-    What is not in that section stays as it is.
+    Our section lies between marks; what a person wrote around it stays.
     """
-    before, _, section = description.partition(CHAMPION)
-    lines = section.partition(TABLE)[2].splitlines()
-    old = [line for line in lines if line.startswith("| ")]
-    after = [line for line in lines if not line.startswith("| ")]
+    before, found, rest = (description or "").partition(CHAMPION)
+    ours, _, after = rest.partition(END)
+    old = re.findall(r"^\| \d{4}-.*", ours, re.MULTILINE)
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-    row = f"| {when} | {version} | {replaced or 'none'} | {reason} |"
-    rows = "\n".join([row, *old][:MOVES])
-    head = f"{before.rstrip()}\n\n{CHAMPION}: version {version}\n\n{TABLE}"
-    return "\n".join((head + rows, *after))
+    cells = [cell.replace("|", "/") for cell in (when, version, replaced or "none", reason)]
+    rows = [f"| {' | '.join(cells)} |", *old][:MOVES]
+    head = f"## Champion: version {version}\n\n{TABLE}"
+    before = before if found else f"{before.rstrip()}\n\n".lstrip()
+    while rows:
+        text = "\n".join([f"{before}{CHAMPION}\n{head}{rows[0]}", *rows[1:], f"{END}{after}"])
+        if len(text) <= LENGTH:
+            return text
+        rows.pop()
+    return description or ""  # a person's own words fill it

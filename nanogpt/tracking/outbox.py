@@ -249,7 +249,8 @@ def _send_result(client: "MlflowClient", entry: Path, trainings: Mapping[str, Tr
 
 def _strange(entry: Path) -> UserError:
     return UserError(
-        f"{entry} is damaged, or of another version of this code; remove it and run its stage again"
+        f"{entry} is damaged, or of another version of this code: `nanogpt sync` of that version"
+        " sends it; or remove it and run its stage again"
     )
 
 

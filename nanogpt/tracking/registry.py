@@ -246,7 +246,7 @@ def decide(
             f"version {holder} stays champion: it was not scored on this text,"
             " so the two cannot be compared"
         )
-    best = float(champion[SCORE])
+    best = round(float(champion[SCORE]), 6)  # as scores are now, which had more digits once
     if score < best or math.isnan(best):
         return True, f"{score:.4f} bits per byte beat the {best:.4f} of version {holder}"
     return False, f"version {holder} stays champion: {best:.4f} bits per byte, this one {score:.4f}"

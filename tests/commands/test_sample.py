@@ -83,8 +83,11 @@ def test_report(
     assert "recipe plays" in said
     assert "1.2500 nats a token" in said
     assert "JULIET: ah" in said
-    assert "make sample RECIPE=pipelines/plays\n" in said
-    assert "cd pipelines/plays && dvc exp run -S train.learning_rate=" in said
+    assert "make sample RECIPE=plays\n" in said
+    assert (
+        "source .venv/bin/activate && cd pipelines/plays && dvc exp run -S train.learning_rate="
+        in said
+    )
     (recipe / "dvc.lock").write_text("<<<<<<< HEAD\nstages: {}\n")
     code, said = run("report", "--recipe", there)
     assert (code, "dvc.lock is damaged, as by a merge" in said) == (2, True), said
@@ -92,7 +95,7 @@ def test_report(
     code, said = run("report", "--recipe", there)
     assert code == 2
     assert said.startswith("report: ")
-    assert said.endswith("data/plays/train.json is not there yet; run `dvc repro` first")
+    assert said.endswith("the recipe plays has no train.json yet: `make run RECIPE=plays` makes it")
 
 
 @pytest.mark.parametrize("file", ["eval.json", "samples.md"])
@@ -110,7 +113,7 @@ def test_a_report_says_what_is_missing(
         (recipe / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": lock}))
     code, said = run("report", "--recipe", recipe)
     assert code == 0, said
-    assert said.count("run `dvc repro`") == 1
+    assert said.count("yet: `make run RECIPE=plays` makes them") == 1
     assert f"there are no {what} of this model yet" in said
     assert ("bits per byte" in said, "JULIET: ah" in said) == (stage != "eval", stage != "sample")
 
@@ -134,8 +137,9 @@ def test_a_report_proposes_the_recipes_own_prompt(
     _, said = run("report", "--recipe", recipe)
     commands = [line for line in said.splitlines() if line.startswith("  ")]
     assert commands == [
-        f"  make sample RECIPE=pipelines/plays{proposed}",
-        "  cd pipelines/plays && dvc exp run -S train.learning_rate=0.02",
+        f"  make sample RECIPE=plays{proposed}",
+        "  source .venv/bin/activate && cd pipelines/plays"
+        " && dvc exp run -S train.learning_rate=0.02",
         "  make ui",
     ]
     assert "http://127.0.0.1:5000/#/experiments" in said.splitlines()[-1]

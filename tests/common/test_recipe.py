@@ -74,7 +74,7 @@ def test_an_unknown_one_gets_the_list_and_what_may_be_meant(
     assert "did you mean" not in str(error.value)
 
 
-def test_where_a_recipe_is_typed(project: Path, run: Run) -> None:
+def test_where_a_recipe_is_typed(project: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     for command in ("sample", "report", "check"):
         code, said = run(command, "--recipe", "shakespear")
         assert code == 2
@@ -82,6 +82,10 @@ def test_where_a_recipe_is_typed(project: Path, run: Run) -> None:
         assert "did you mean shakespeare?" in said
     code, said = run("check", "--recipe", "shakespeare")
     assert code == 0, said
+    monkeypatch.chdir("docs")  # where no recipe is, and none is typed
+    code, said = run("report")
+    assert code == 2
+    assert said.startswith("report: . is not the folder of a recipe")
 
 
 def test_a_wrong_command_or_option_gets_the_one_that_may_be_meant(run: Run) -> None:

@@ -54,6 +54,8 @@ def test_a_compiler_is_tried(compiler: str | None) -> None:
         "import torch; from nanogpt.machine.devices import compile_fault;"
         " print(compile_fault(torch.device('cpu')))"
     )
+    if not compiler and " " in torch.__file__:
+        pytest.skip("torch.compile cannot name its own headers where their path has a blank")
     environment = os.environ | ({"CXX": compiler} if compiler else {})
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)

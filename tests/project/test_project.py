@@ -81,7 +81,7 @@ def test_help_has_a_line_for_each_target() -> None:
 def test_a_word_that_make_does_not_know_is_not_left_out_in_silence() -> None:
     done = make("help", "PROMT=ROMEO:")
     assert done.returncode == 2
-    assert "PROMT=ROMEO:: nothing here has that name; known: PROMPT MODEL" in done.stderr
+    assert "PROMT: nothing here has that name; known: PROMPT MODEL" in done.stderr
     assert make("help", "PROMPT=ROMEO:").returncode == 0
 
 

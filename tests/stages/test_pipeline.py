@@ -142,7 +142,7 @@ def test_the_report_has_the_figures_and_a_sample(done: Recipe) -> None:
 
 def test_there_is_nothing_to_report_yet(tmp_path: Path) -> None:
     printed = nanogpt(Recipe(tmp_path / "new"), "report", code=2)
-    assert "run `dvc repro` first" in printed
+    assert "has no train.json yet: `make run" in printed
 
 
 def test_without_a_test_split_val_is_scored_and_it_says_so(again: Recipe) -> None:

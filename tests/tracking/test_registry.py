@@ -321,9 +321,25 @@ def test_the_table_of_moves_keeps_its_newest_and_what_a_person_wrote() -> None:
         text = describe.moved(text, str(number), str(number - 1), "better") + "\nA last word."
     rows = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| 2")]
     assert rows == [str(number) for number in range(describe.MOVES + 4, 4, -1)]
-    assert "Not for children." in text.partition("## Champion")[0]
+    assert "Not for children." in text.partition("<!-- champions")[0]
     assert text.endswith("A last word.")
     assert len(text) < describe.LENGTH
+
+
+def test_what_a_person_wrote_into_a_description_stays() -> None:
+    mine = "My favourite.\n\n---\n\n## Champion\n\nof my heart\n\n## Championship"
+    for _ in range(2):
+        mine_and_ours = describe.decided(mine, "the first champion")
+        assert mine_and_ours.endswith(mine)
+        again = describe.decided(mine_and_ours, "the champion already")
+        assert again == describe.decided(mine, "the champion already")
+        moves = describe.moved(mine, "1", "", "first | best")
+        assert moves.startswith(mine)
+        assert describe.moved(moves, "2", "1", "better").count("\n| 2") == 2
+    long = "x" * describe.LENGTH
+    assert describe.decided(long, "better") == describe.moved(long, "1", "", "better") == long
+    room = "x" * (describe.LENGTH - 300)
+    assert len(describe.moved(room, "1", "", "better")) <= describe.LENGTH
 
 
 def test_a_card_is_a_description_without_head_and_code(model: Path) -> None:
