@@ -62,7 +62,7 @@ def show_links(recipe: str, folder: Path, top: Path) -> None:
     if pages:
         lines = "\n".join(f"- [{name}]({address})" for name, address in pages.items())
         create_markdown_artifact(
-            f"{lines}\n\n`nanogpt ui` starts the page of this machine.",
+            f"{lines}\n\n`make ui` starts the page of this machine.",
             key(recipe, "mlflow"),
             "the training in MLflow",
         )

@@ -76,11 +76,11 @@ def test_a_taken_port_is_said_before_anything_starts(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "was_up"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
 def test_a_signal_stops_all_that_was_started(
-    start: Start, ports: tuple[int, int], tmp_path: Path, number: signal.Signals
+    start: Start, ports: tuple[int, int], tmp_path: Path, number: signal.Signals, was_up: bool
 ) -> None:
-    if number == signal.SIGTERM:
+    if was_up:
         up = start("up", f"--port={ports[1]}", module="local")
         up.communicate(timeout=200)
         assert up.returncode == 0
@@ -103,7 +103,7 @@ def test_a_signal_stops_all_that_was_started(
     assert process.returncode == 128 + number
     assert said == "stopping what was started ... done\n"
     local = Local(tmp_path, ports[1])
-    if number == signal.SIGTERM:
+    if was_up:
         assert len(local.running()) == 2
         local.down()
     psutil.wait_procs(family, timeout=20)
