@@ -100,7 +100,10 @@ def leave(number: int) -> NoReturn:
 
 
 def _below(process: psutil.Process) -> Iterator[psutil.Process]:
-    """The children of a process; in the place of a shell, those that it waits for."""
+    """The children of a process; in the place of a shell, those that it waits for.
+
+    Our stages start with `exec` and have no shell; those of a person's own may.
+    """
     for child in process.children():
         try:
             shell = child.name().endswith("sh")  # sh, bash, dash, zsh …: a signal ends it alone
@@ -141,7 +144,7 @@ class _Failure(logging.Filter):
         if error and (found := re.search(r"exited with (-?\d+)$", str(error))):
             self.code = int(found[1])
             if self.code > 128 and self.code - 128 not in STOPS:
-                self.code = 128 - self.code  # as a shell in between says it
+                self.code = 128 - self.code  # as a shell says it, of a stage without `exec`
         return self.code == 0 or (self.code < 0 and -self.code not in STOPS)
 
 

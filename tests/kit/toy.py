@@ -13,6 +13,7 @@ from typing import Any
 
 PROJECT = Path(__file__).parents[2]
 
+# `first` starts as our stages do; `second` has a shell above it, as a stage of a person's own may
 TOY = """
 stages:
   second:
