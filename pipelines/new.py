@@ -11,7 +11,6 @@ import argparse
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,13 +21,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from pipelines.given import name_for, seen_from_root
+from pipelines.given import OWN, get, name_for, put, refused, seen_from_root
 from pipelines.graph import (
     RecipeError,
     adopt,
-    did_you_mean,
     dvc_environment,
     find_recipe,
     one_line,
@@ -38,7 +35,6 @@ from pipelines.run import repro, telling_on
 
 NOT_YAML = (YAMLError, ValueError, RecursionError)  # such as a 13th month, brackets in brackets
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{,99}")  # as settings.py asks of `data`
-OWN = {"root", "params", "data"}
 HEAD = "# Made from {}; the default recipe explains the keys.\n\n"
 
 
@@ -88,7 +84,7 @@ def create(name: str, like: Path, changes: Mapping[str, Any]) -> Path:
 def _check_same(folder: Path, changes: Mapping[str, Any]) -> None:
     values = _values(root() / folder / "params.yaml")
     for key, value in changes.items():
-        if (found := _get(values, key, folder)) != value:
+        if (found := get(values, key, folder)) != value:
             raise RecipeError(
                 f"{folder} is there already, with {key}: {found!r}; give another NAME, or edit its"
                 f" params.yaml and run it with `make run RECIPE={folder}`"
@@ -109,11 +105,11 @@ def _change(values: Any, changes: Mapping[str, Any], like: Path) -> None:
     asked = dict(changes)
     if own := sorted(asked.keys() & OWN):
         raise RecipeError(f"{own[0]} cannot be chosen: it follows from the recipe's NAME")
-    corpus = _get(values, "download.corpus", like)
+    corpus = get(values, "download.corpus", like)
     if asked.get("download.corpus", corpus) != corpus:
         # not the digest of another corpus, and not a word of it
         asked = {"download.sha256": None, "sample.prompt": ""} | asked
-    if asked.get("download.base") and not _get(values, "download.base", like):
+    if asked.get("download.base") and not get(values, "download.base", like):
         raise RecipeError(
             f"{like / 'params.yaml'} has no base, and settings for one differ; start from a recipe"
             " that has one, such as LIKE=pipelines/finetune_shakespeare"
@@ -121,38 +117,7 @@ def _change(values: Any, changes: Mapping[str, Any], like: Path) -> None:
     if "sample.prompt" in asked:
         asked = {"sample.prompt_file": None} | asked
     for key, value in asked.items():
-        section, last = _place(values, key, like)
-        # between single quotes U+0085 and U+2028, which end a line, would become a space
-        odd = isinstance(value, str) and not value.isprintable()
-        section[last] = DoubleQuotedScalarString(value) if odd else value
-
-
-def _get(values: Any, key: str, recipe: Path) -> Any:
-    section, last = _place(values, key, recipe)
-    return section[last]
-
-
-def _place(values: Any, key: str, recipe: Path) -> tuple[Any, str]:
-    """The section that holds a key, and the last part of the key's path."""
-    *above, last = key.split(".")
-    section = values
-    for part in above:
-        section = section.get(part) if isinstance(section, dict) else None
-    if not isinstance(section, dict) or last not in section:
-        near = did_you_mean(key, _keys(values))
-        raise RecipeError(f"{recipe / 'params.yaml'} has no key {key}{near}")
-    return section, last
-
-
-def _keys(values: Any, above: str = "") -> list[str]:
-    """The paths of all keys."""
-    if not isinstance(values, dict):
-        return []
-    return [
-        path
-        for key, value in values.items()
-        for path in (above + key, *_keys(value, f"{above}{key}."))
-    ]
+        put(values, key, value, like)
 
 
 def make(name: str, like: Path, changes: Mapping[str, Any]) -> Path:
@@ -164,27 +129,13 @@ def make(name: str, like: Path, changes: Mapping[str, Any]) -> Path:
     new = not (root() / "pipelines" / name).exists()
     recipe = create(name, like, changes)
     try:
-        if new and (why := refused(recipe)):
+        if new and (why := refused(recipe, root())):
             raise RecipeError(why)
     except BaseException:  # Ctrl-C too
         if new:
             shutil.rmtree(root() / recipe)
         raise
     return recipe
-
-
-def refused(recipe: Path) -> str:
-    """Why the first stage of a recipe could not even begin; nothing if it could."""
-    command = [sys.executable, "-m", "nanogpt.commands", "check", f"--recipe={recipe}"]
-    done = subprocess.run(
-        command,
-        cwd=root(),
-        stdout=subprocess.DEVNULL,  # what it tells of the corpus, `download` tells again
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-    )
-    return done.stderr.strip().removeprefix("check: ") if done.returncode else ""
 
 
 @contextmanager

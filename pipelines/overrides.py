@@ -25,12 +25,11 @@ from dvc.repo import Repo
 from dvc.utils.serialize import modify_yaml
 from filelock import FileLock, Timeout
 
+from pipelines.given import OWN, put, refused
 from pipelines.graph import RecipeError, dvc_environment, name_of, root
 
 COPIES = Path(".dvc", "tmp", "exps")  # nanogpt/common/place.py: what runs there belongs to the root
-PLACE = {"root", "params", "data"}
 GRAPH = {"dvc.yaml", "dvc.lock", "params.yaml"}
-CHECK = ("-m", "nanogpt.commands", "check")  # reads all settings, and runs nothing
 ELSEWHERE = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}  # such as a git hook sets
 LONGEST = 100  # characters of an experiment's name
 
@@ -62,7 +61,7 @@ def experiment(recipe: Path, overrides: Mapping[str, Any]) -> Iterator[Copy]:
         RecipeError: a setting is refused, git has no commit yet or nobody's name, or another run
             with these settings is at work.
     """
-    if wrong := sorted(PLACE & overrides.keys()):
+    if wrong := sorted(OWN & overrides.keys()):
         raise RecipeError(f"{wrong[0]} cannot be overridden: it says where the recipe lies")
     top, whole = root(), title(recipe, overrides)
     name = re.sub(r"[^A-Za-z0-9=._-]+|\.\.+", "-", whole)  # a name for git
@@ -157,16 +156,9 @@ def _override(copy: Path, recipe: Path, overrides: Mapping[str, Any]) -> None:
     """Write the settings, and have them read: a wrong one is refused before anything runs."""
     with modify_yaml(str(copy / recipe / "params.yaml")) as values:
         for key, value in overrides.items():
-            *above, last = key.split(".")
-            section = values
-            for part in above:
-                section = section.get(part)
-                if not isinstance(section, dict):
-                    raise RecipeError(f"{recipe / 'params.yaml'} has no section for {key}")
-            section[last] = value
-    done = _run([sys.executable, *CHECK, f"--recipe={recipe}"], copy)
-    if done.returncode:
-        raise RecipeError(done.stderr.strip().removeprefix("check: "))
+            put(values, key, value, recipe)
+    if why := refused(recipe, copy):
+        raise RecipeError(why)
 
 
 def _save(copy: Copy, recipe: Path) -> str:

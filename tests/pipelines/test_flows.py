@@ -139,7 +139,7 @@ def test_what_a_stage_made_is_shown(toy: Path) -> None:
 def test_a_run_with_other_settings_leaves_the_checkout_alone(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.overrides.CHECK", ["-c", ""])  # the toy has no settings of ours
+    monkeypatch.setattr("pipelines.given.CHECK", ["-c", ""])  # the toy has no settings of ours
     Path("dvc.yaml").write_text(TOY.replace("[first.py]", "[first.py]\n    params: [word]"))
     Path("first.py").write_text("open('first.txt', 'w').write(open('params.yaml').read())")
     commit(toy)

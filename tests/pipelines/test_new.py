@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from nanogpt.settings import load
-from pipelines.given import name_for, seen_from_root
+from pipelines.given import name_for, refused, seen_from_root
 from pipelines.graph import RecipeError, stages
-from pipelines.new import _change, _yaml_text, create, main, refused
+from pipelines.new import _change, _yaml_text, create, main
 from tests.kit.checkouts import SCRIPTS
 from tests.kit.recipes import ROOT
 from tests.kit.toy import make_project
@@ -42,7 +42,7 @@ def new(
 ) -> New:
     """Run the command here; returns its exit code, and what it says, errors or not."""
     # another process each time, which tests of their own start
-    monkeypatch.setattr("pipelines.new.refused", lambda _: "")
+    monkeypatch.setattr("pipelines.new.refused", lambda *_: "")
 
     def new(*arguments: str, like: Path = LIKE) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["new", f"--like={like}", *arguments])
@@ -286,7 +286,7 @@ def test_a_folder_is_a_corpus(new: New, monkeypatch: pytest.MonkeyPatch) -> None
 def test_ctrl_c_before_the_recipe_is_checked_leaves_none(
     new: New, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pressed(_: Path) -> str:
+    def pressed(*_: Path) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pipelines.new.refused", pressed)

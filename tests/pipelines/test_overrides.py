@@ -38,9 +38,9 @@ def failing(changes: dict[str, object]) -> Iterator[Copy]:
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"train.stpes": 3}, "train.stpes"),
+        ({"train.stpes": 3}, "has no key train.stpes; did you mean train.steps"),
         ({"train.steps": "many"}, "train.steps"),
-        ({"nowhere.steps": 3}, "has no section for nowhere.steps"),
+        ({"nowhere.steps": 3}, "has no key nowhere.steps"),
         ({"data": "data/mine"}, "data cannot be overridden"),
     ],
 )
@@ -77,6 +77,12 @@ def test_the_copy_holds_what_is_here_and_waits_for_the_next_try(checkout: Path) 
         for name in files:
             assert (copy.top / name).read_bytes() == (checkout / name).read_bytes()
     assert copies(checkout) == [copy.name]
+
+
+def test_what_is_typed_arrives_as_it_is(checkout: Path) -> None:
+    odd = "a\u2028b\x85 'c'"
+    with failing({"sample.prompt": odd}) as copy:
+        assert load(copy.top / OTHER / "params.yaml").sample.prompt == odd
 
 
 def test_a_copied_checkout_has_copies_of_its_own(
