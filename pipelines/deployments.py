@@ -50,8 +50,11 @@ def deploy(pool: str = POOL) -> list[str]:
             else:
                 client.create_deployment(flow, name=name, **fields)
         for other in there.values():
-            if other.path == str(top) and other.parameters.get("recipe") not in known:
-                client.delete_deployment(other.id)  # its recipe is gone
+            recipe = other.parameters.get("recipe")
+            ours = recipe in other.tags and other.path == str(top) and other.work_pool_name == pool
+            if ours and recipe not in known:
+                client.delete_deployment(other.id)
+                print(f"removed the deployment {other.name}: the recipe {recipe} is gone")
     return [f"{pipeline.name}/{name}" for name in wanted]
 
 

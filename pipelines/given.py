@@ -15,6 +15,7 @@ from pipelines.graph import RecipeError, did_you_mean, dvc_environment, root
 
 OWN = {"root", "params", "data"}  # keys that follow from where a recipe lies
 CHECK = ("-m", "nanogpt.commands", "check")  # reads all settings, and runs nothing
+STAGE = ("-m", "nanogpt.stages.check")  # does so too, and what it writes it writes at each run
 
 
 def seen_from_root(given: str) -> str:
@@ -97,14 +98,16 @@ def _keys(values: Any, above: str = "") -> list[str]:
     ]
 
 
-def refused(recipe: Path, top: Path) -> str:
+def refused(recipe: Path, top: Path, downloaded: bool = False) -> str:
     """Why the first stage of a recipe at the root `top` could not even begin; nothing if it could.
 
     Args:
         recipe: its folder, seen from `top`.
+        downloaded: texts that are not there may stand in what was downloaded of them before.
     """
+    words = (*STAGE, f"{recipe}/params.yaml") if downloaded else (*CHECK, f"--recipe={recipe}")
     done = subprocess.run(
-        [sys.executable, *CHECK, f"--recipe={recipe}"],
+        [sys.executable, *words],
         cwd=top,
         env=dvc_environment(),
         stdin=subprocess.DEVNULL,

@@ -21,6 +21,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.reproduce import get_active_graph, get_subgraph
 from dvc.stage import PipelineStage
+from filelock import FileLock
 
 
 class RecipeError(Exception):
@@ -131,21 +132,23 @@ def adopt(recipe: str | Path, top: Path | None = None) -> None:
         RecipeError: there is no such recipe.
     """
     folder, top = find_recipe(recipe).resolve(), top or root()
-    lines, hidden = _ignored(top), _line(folder, top)
-    if hidden in lines:
-        whole = top / ".dvc" / "tmp" / ".dvcignore"
-        whole.parent.mkdir(exist_ok=True)
-        whole.write_text("".join(line for line in lines if line != hidden), encoding="utf-8")
-        whole.replace(top / ".dvcignore")
+    folder_of_dvc, hidden = top / ".dvc" / "tmp", _line(folder, top)
+    if hidden in _ignored(top):
+        folder_of_dvc.mkdir(exist_ok=True)
+        with FileLock(folder_of_dvc / "nanogpt-dvcignore.lock"):  # two recipes may start at once
+            whole = folder_of_dvc / ".dvcignore"
+            lines = [line for line in _ignored(top) if line != hidden]
+            whole.write_text("\n".join([*lines, ""]), encoding="utf-8")
+            whole.replace(top / ".dvcignore")
 
 
 def _line(folder: Path, top: Path) -> str:
-    return f"/{os.path.relpath(folder, top)}/dvc.yaml\n"
+    return f"/{os.path.relpath(folder, top)}/dvc.yaml"
 
 
 def _ignored(top: Path) -> list[str]:
     file = top / ".dvcignore"
-    return file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
+    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
 def stages(recipe: str | Path = ".", top: Path | None = None) -> list[Stage]:

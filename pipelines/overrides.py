@@ -74,9 +74,9 @@ def experiment(recipe: Path, overrides: Mapping[str, Any]) -> Iterator[Copy]:
             made = _bring_up_to_date(copy.top, top)
             folder = recipe.resolve().relative_to(top)
             try:
-                _override(copy.top, folder, overrides)
                 if made:
                     _check_out(copy.top, folder)
+                _override(copy.top, folder, overrides)
             except RecipeError:
                 if made:
                     _remove(copy.top, top)
@@ -143,6 +143,7 @@ def _check_out(copy: Path, recipe: Path) -> None:
     if (copy / recipe / "dvc.lock").exists():
         with Repo(str(copy)) as repo:
             file = str(copy / recipe / "dvc.yaml")
+            # as `dvc exp run --temp` does
             repo.checkout([file], with_deps=True, force=True, allow_missing=True)
 
 
@@ -157,7 +158,7 @@ def _override(copy: Path, recipe: Path, overrides: Mapping[str, Any]) -> None:
     with modify_yaml(str(copy / recipe / "params.yaml")) as values:
         for key, value in overrides.items():
             put(values, key, value, recipe)
-    if why := refused(recipe, copy):
+    if why := refused(recipe, copy, downloaded=True):
         raise RecipeError(why)
 
 

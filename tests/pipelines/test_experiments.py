@@ -14,11 +14,12 @@ from tests.kit.recipes import ROOT
 pytestmark = pytest.mark.slow
 WARNS = re.compile("^(WARNING: (?!This will remove)|ERROR)|DVC failed|not in cache|missing")
 NAME = "tiny_shakespeare_nanogpt"  # of a shipped recipe, in whose place the docs are run
+DOCS = ROOT / "docs" / "experiments.md"
 
 
 def blocks() -> list[list[str]]:
     """The commands of docs/experiments.md, in the order of its blocks, without comments."""
-    text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    text = DOCS.read_text(encoding="utf-8")
     found = re.findall("^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     return [[line.partition("  #")[0].strip() for line in block.splitlines()] for block in found]
 
@@ -93,16 +94,22 @@ def test_the_commands_of_the_docs_in_their_order(
     assert not [line for line in table if "tiny" in line]
     assert "tiny" in said[f"make compare RECIPE={NAME}"]
     assert Path(said['make plots REVS="higher lower"'].split()[-1]).stat().st_size > 10_000
+    drop = re.search(r"--drop\s+'[^']+'", DOCS.read_text())
+    assert drop
+    assert "val_loss" in quiet(checkout, f"dvc exp show --only-changed {drop[0]}")
     assert set(re.findall(r"Running stage '(\w+)'", said["dvc repro"])) == {"check"}
     assert (checkout / "data" / "test" / "model" / "model.safetensors").is_symlink()
     assert "no remote" not in said["dvc push"].lower()
 
+    for where in (checkout, checkout / "pipelines" / NAME):
+        say_nothing(where)
 
-@pytest.mark.parametrize("where", [".", f"pipelines/{NAME}"])
-def test_commands_without_an_argument_say_nothing(checkout: Path, where: str) -> None:
+
+def say_nothing(where: Path) -> None:
+    """Try what needs no argument, in a folder of a recipe that has run."""
     for command in ("checkout", "pull", "push", "metrics show", "metrics diff", "exp show"):
-        said = quiet(checkout / where, f"dvc {command}")
+        said = quiet(where, f"dvc {command}")
         assert len(said.splitlines()) <= 30
         if command in ("checkout", "metrics diff"):
             assert said == ""
-    assert len(quiet(checkout / where, "dvc status").splitlines()) <= 6
+    assert len(quiet(where, "dvc status").splitlines()) <= 6

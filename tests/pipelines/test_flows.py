@@ -139,7 +139,7 @@ def test_what_a_stage_made_is_shown(toy: Path) -> None:
 def test_a_run_with_other_settings_leaves_the_checkout_alone(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.given.CHECK", ["-c", ""])  # the toy has no settings of ours
+    monkeypatch.setattr("pipelines.given.STAGE", ["-c", ""])  # the toy has no settings of ours
     Path("dvc.yaml").write_text(TOY.replace("[first.py]", "[first.py]\n    params: [word]"))
     Path("first.py").write_text("open('first.txt', 'w').write(open('params.yaml').read())")
     commit(toy)
@@ -247,16 +247,21 @@ def test_each_recipe_has_a_deployment_as_long_as_it_is_there(toy: Path) -> None:
     for folder, name in ((toy, "toy"), (toy / "pipelines" / "my_own", "my_own")):
         (folder / "params.yaml").write_text(f"# What {name} learns\n\ndata: data/{name}\n")
     assert deploy("gpu") == ["pipeline/my-own@gpu", "pipeline/toy@gpu"]
+    elsewhere = deploy("other")  # another machine's, with the same path
     shutil.rmtree(toy / "pipelines")
     with get_client(sync_client=True) as client:
+        mine = client.create_deployment(client.create_flow(pipeline), name="mine", path=str(toy))
         made = client.read_deployment_by_name("pipeline/toy@gpu")
         assert (made.description, made.tags) == ("What toy learns", ["toy"])
         assert made.parameter_openapi_schema["properties"]["recipe"]["enum"] == ["my_own", "toy"]
         assert client.read_work_pool("gpu").concurrency_limit == 1
         client.create_deployment_schedules(made.id, [(CronSchedule(cron="0 3 * * *"), True)])
         assert deploy("gpu") == ["pipeline/toy@gpu"]
-        (left,) = client.read_deployments()
-        assert (left.id, len(left.schedules)) == (made.id, 1)
+        left = {f"pipeline/{each.name}": each for each in client.read_deployments()}
+        assert left.keys() == {"pipeline/toy@gpu", "pipeline/mine", *elsewhere}
+        assert left["pipeline/mine"].id == mine
+        assert left["pipeline/toy@gpu"].id == made.id
+        assert len(left["pipeline/toy@gpu"].schedules) == 1
 
 
 def command(api: str) -> tuple[int, str]:

@@ -65,7 +65,7 @@ def test_the_copy_holds_what_is_here_and_waits_for_the_next_try(checkout: Path) 
         assert load(copy.top / OTHER / "params.yaml").train.steps == 3
         for name in files:
             assert (copy.top / name).read_bytes() == (checkout / name).read_bytes()
-        (copy.top / "data").mkdir()
+        (copy.top / "data").mkdir(exist_ok=True)
         (copy.top / "data" / "half done").touch()
         with pytest.raises(RecipeError, match="is at work"), experiment(Path(OTHER), changes):
             pytest.fail("two would run in one copy")
