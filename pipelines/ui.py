@@ -107,9 +107,10 @@ def show(port: int, prefect_port: int) -> None:
         _Told: after all that was started here has been stopped.
     """
     local = Local(root(), prefect_port)
-    up = len(local.running()) == 2
+    running = local.running()
+    up = len(running) == 2
     mlflow = _Mlflow(local, port)
-    if not up:
+    if "server" not in running:  # ours whose worker has ended is started anew
         refuse_taken(prefect_port, f"make ui PREFECT_PORT={prefect_port + 1}")
     try:
         mlflow.start()
