@@ -40,15 +40,16 @@ if below:
     sys.exit(child.returncode)
 with one_line("stage"):
     raise_when_told()
-    follow_ancestors("stage")
-    Path("ready").touch()
     try:
+        follow_ancestors("stage")  # which may tell it at once
+        Path("ready").touch()
         for _ in range(1200):
             print("at work", file=sys.stderr, flush=True)
             time.sleep(0.05)
     except KeyboardInterrupt as told:
         Path("told.partial").write_text(str(getattr(told, "signal", 2)))
         os.rename("told.partial", "told")
+        Path("ready").touch()
         raise
 """
 
