@@ -97,7 +97,11 @@ def _bring_up_to_date(copy: Path, top: Path) -> bool:
     head = _git(top, "rev-parse", "--verify", "HEAD", why="make a first commit: overrides need one")
     _git(top, "var", "GIT_COMMITTER_IDENT", why="tell git your name, as an experiment is a commit")
     if copy.exists() and not _is_worktree(copy, top):
-        shutil.rmtree(copy)  # half removed, or moved or copied with its checkout
+        link = copy / ".git"
+        if link.is_file() and not Path(link.read_text("utf-8").partition(" ")[2].strip()).exists():
+            _run(["git", "worktree", "repair", str(copy)], top)  # moved with its checkout
+        if not _is_worktree(copy, top):
+            shutil.rmtree(copy)  # half removed, or that of a checkout which was copied
     new = not copy.exists()
     if new:
         _git(top, "worktree", "prune")
@@ -105,14 +109,12 @@ def _bring_up_to_date(copy: Path, top: Path) -> bool:
     else:
         _git(copy, "reset", "--quiet", head)
         _git(copy, "clean", "-fdq", "-e", "dvc.lock", "--", "nanogpt", "pipelines")  # gone here
-    _git(
-        top, "status", "--porcelain"
-    )  # else stash fails where files were copied, and nothing changed
+    # else stash fails where files were copied and nothing changed
+    _git(top, "status", "--porcelain")
     why = "git cannot put aside what is changed here (`git stash create`); commit it first"
     changed = _git(top, "stash", "create", why=why)
-    own = (
-        [] if new else [":(exclude)data", ":(exclude)*dvc.lock"]
-    )  # they are further than those here
+    # a copy that was there already has results of its own
+    own = [] if new else [":(exclude)data", ":(exclude)*dvc.lock"]
     _git(copy, "restore", f"--source={changed or head}", "--worktree", "--", ".", *own)
     for other in _unknown_to_git(top):
         here, there = top / other, copy / other

@@ -99,6 +99,9 @@ def test_a_copied_checkout_has_copies_of_its_own(
         top = git(own.top, "rev-parse", "--path-format=absolute", "--git-common-dir")
         assert Path(top.strip()) == other / ".git"
     assert (copy.top / "half done").exists()
+    monkeypatch.chdir(checkout)
+    with failing(changes) as copy:
+        assert (copy.top / "half done").exists(), "the first one's goes on"
 
 
 def test_a_copy_that_was_half_removed_is_made_anew_and_nothing_here_is_touched(
@@ -115,15 +118,16 @@ def test_a_copy_that_was_half_removed_is_made_anew_and_nothing_here_is_touched(
     assert git(checkout, "rev-parse", "--abbrev-ref", "HEAD") == head
 
 
-def test_a_moved_checkout_makes_its_copies_anew(
+def test_a_moved_checkout_goes_on_in_its_copies(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with failing({"train.steps": 3}):
-        pass
+    with failing({"train.steps": 3}) as copy:
+        (copy.top / "half done").touch()
     moved = checkout.rename(tmp_path / "moved")
     monkeypatch.chdir(moved)
     with failing({"train.steps": 3}) as copy:
         assert copy.top.is_relative_to(moved)
+        assert (copy.top / "half done").exists()
         assert load(copy.top / OTHER / "params.yaml").train.steps == 3
 
 
