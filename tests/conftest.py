@@ -36,6 +36,10 @@ def refuse_network(event: str, args: tuple[Any, ...]) -> None:
             raise RuntimeError(f"a test connects to {host}; mark it `network`, or serve it locally")
 
 
+# what was typed for `make test` (VENV=…) is not for the `make` that a test runs
+for name in ("MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS"):
+    os.environ.pop(name, None)
+
 # started in the background or by nohup, this process and all that it starts ignore these
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

@@ -64,11 +64,7 @@ def ready(folder: Path, database: Path) -> None:
     git(folder, "config", "user.email", "test@example.org")
 
 
-def test_the_commands_of_the_docs_in_their_order(
-    checkout: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # make says more below another make
-        monkeypatch.delenv(name, raising=False)
+def test_the_commands_of_the_docs_in_their_order(checkout: Path, empty_database: Path) -> None:
     place = checkout.parent
     second = place / "second"
     said: dict[str, str] = {}

@@ -101,13 +101,10 @@ def test_below_make_one_line_says_it_and_its_caller_sees_the_signal(
     (tmp_path / "first.py").write_text(says)
     (tmp_path / "Makefile").write_text("run:\n\t@exec python -m pipelines.run repro -- .\n")
     path = f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"
-    own = {
-        key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))
-    }
     make = subprocess.Popen(
         ["make", "run"],
         cwd=tmp_path,
-        env=own | HERE | {"PATH": path},
+        env=os.environ | HERE | {"PATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

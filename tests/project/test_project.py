@@ -47,10 +47,7 @@ def test_lock_is_pins_only_and_brings_no_cuda() -> None:
 def make(
     *arguments: str, folder: Path = ROOT, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    # these tests may run under make themselves
-    outer = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "PYTHON", "RECIPE", "VENV"}
-    env = {name: value for name, value in os.environ.items() if name not in outer}
-    env |= environment or {}
+    env = os.environ | (environment or {})
     return subprocess.run(["make", *arguments], cwd=folder, env=env, capture_output=True, text=True)
 
 

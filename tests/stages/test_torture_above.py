@@ -105,6 +105,7 @@ def stop(folder: Path, who: str, seam: str, number: int, dice: random.Random) ->
         )
     while process.poll() is None and not list(folder.glob(pattern)):
         time.sleep(0.002)
+    assert process.poll() is None, (folder / "said").read_text()
     time.sleep(dice.random() * later)
     process.send_signal(number)
     code = process.wait(PATIENCE)
