@@ -29,7 +29,7 @@ from nanogpt.formats.gguf.file import write as write_gguf_file
 from nanogpt.formats.weights import hub_tensors, load_model
 from nanogpt.sources.fetch import SourceError
 from nanogpt.sources.hub import PICKLES
-from nanogpt.tracking.fetch import download_registered
+from nanogpt.tracking.versions.fetch import download_registered
 
 DTYPES: dict[str, Any] = {  # the first is taken where none is named
     "hf": {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},

@@ -19,8 +19,9 @@ from nanogpt.common.recipe import how_to_run
 from nanogpt.formats.weights import weights_sha256
 from nanogpt.settings import Sample, load
 from nanogpt.text.samples import from_markdown
-from nanogpt.tracking import pages, registry
-from nanogpt.tracking.registry import Identity
+from nanogpt.tracking import pages
+from nanogpt.tracking.versions import registry
+from nanogpt.tracking.versions.registry import Identity
 
 LONGEST = 40  # characters of a prompt that is proposed
 

@@ -13,7 +13,7 @@ from nanogpt.text import tokenizer
 
 
 class TextGenerator:
-    """Continues prompts; the signature that MLflow checks is written in `tracking/upload.py`."""
+    """Continues prompts; MLflow checks them by a signature, see `tracking/versions/upload.py`."""
 
     def __init__(self, folder: Path) -> None:
         self.model = load_model(folder)

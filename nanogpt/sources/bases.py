@@ -210,7 +210,7 @@ def _from_registry(name: str, folder: Path) -> Path:
     By a command, as pip is run: `download` is not to depend on the tracking.
     """
     print(f"asking MLflow for {name} ...", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "nanogpt.tracking.fetch", name, str(folder)]
+    command = [sys.executable, "-m", "nanogpt.tracking.versions.fetch", name, str(folder)]
     paths = [str(CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
     fetched = subprocess.run(

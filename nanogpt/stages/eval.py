@@ -21,7 +21,7 @@ from nanogpt.machine.distributed import World, join
 from nanogpt.settings import Settings, load
 from nanogpt.text.tokens import Name, Tokens, open_tokens
 from nanogpt.tracking import client, datasets, outbox
-from nanogpt.tracking.registry import Identity
+from nanogpt.tracking.versions.registry import Identity
 
 
 def main(settings: Settings) -> None:

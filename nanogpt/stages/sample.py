@@ -18,7 +18,7 @@ from nanogpt.text import tokenizer
 from nanogpt.text.prompt import read_prompt
 from nanogpt.text.samples import to_markdown
 from nanogpt.tracking import outbox
-from nanogpt.tracking.registry import Identity
+from nanogpt.tracking.versions.registry import Identity
 
 
 def main(settings: Settings) -> None:

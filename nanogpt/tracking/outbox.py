@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from nanogpt.common.errors import UserError
-from nanogpt.tracking import entries, location, registry
+from nanogpt.tracking import entries, location
 from nanogpt.tracking.client import connect
-from nanogpt.tracking.registry import Identity
 from nanogpt.tracking.run import Run, Training
 from nanogpt.tracking.trouble import Trouble, explain
+from nanogpt.tracking.versions import registry
+from nanogpt.tracking.versions.registry import Identity
 from nanogpt.training import checkpoint, journal
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from nanogpt.formats.weights import save_model, weights_sha256
 from nanogpt.model import GPT
 from nanogpt.text import tokenizer
 from nanogpt.tracking import location, outbox
-from nanogpt.tracking.registry import Identity
 from nanogpt.tracking.run import Run, start
+from nanogpt.tracking.versions.registry import Identity
 from nanogpt.training import checkpoint
 from nanogpt.training.journal import Journal
 from tests.kit.toy import eventually

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from nanogpt.common.place import root as repository
-from nanogpt.tracking import location, outbox, registry
+from nanogpt.tracking import location, outbox
 from nanogpt.tracking.client import connect
-from nanogpt.tracking.fetch import download_registered
 from nanogpt.tracking.trouble import explain
+from nanogpt.tracking.versions import registry
+from nanogpt.tracking.versions.fetch import download_registered
 from tests.kit.recipes import contents
 from tests.kit.trainings import SAMPLES, begin, client, identity, make_model, registration
 

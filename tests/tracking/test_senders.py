@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from nanogpt.common.errors import UserError
-from nanogpt.tracking import entries, location, outbox, registry
+from nanogpt.tracking import entries, location, outbox
+from nanogpt.tracking.versions import registry
 from tests.kit.front import Front
 from tests.kit.recipes import contents
 from tests.kit.trainings import (

@@ -24,7 +24,7 @@ from nanogpt.tracking import datasets, describe
 from nanogpt.tracking.client import connect, every
 from nanogpt.tracking.run import TRAINING, experiment, rounded
 from nanogpt.tracking.trouble import explain
-from nanogpt.tracking.upload import upload
+from nanogpt.tracking.versions.upload import upload
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

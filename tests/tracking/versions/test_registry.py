@@ -17,8 +17,9 @@ import pytest
 from mlflow import MlflowClient
 
 from nanogpt.formats.weights import weights_sha256
-from nanogpt.tracking import describe, outbox, registry, upload
+from nanogpt.tracking import describe, outbox
 from nanogpt.tracking.client import connect, every
+from nanogpt.tracking.versions import registry, upload
 from tests.kit.recipes import ROOT
 from tests.kit.trainings import (
     PACKAGE,

@@ -90,7 +90,7 @@ def upload(
             ),
             loader_module="nanogpt.serving.pyfunc",
             data_path=str(folder),
-            code_paths=[str(Path(__file__).parents[1])],
+            code_paths=[str(Path(__file__).parents[2])],
             signature=ModelSignature(text, text, schema),
             input_example=[public(sampling["prompt"])],
             # given, so that mlflow does not load the model in another process to find them out

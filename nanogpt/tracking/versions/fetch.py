@@ -1,6 +1,6 @@
 """Fetch a model from MLflow's registry into a folder.
 
-    python -m nanogpt.tracking.fetch models:/nanogpt-shakespeare@champion FOLDER
+    python -m nanogpt.tracking.versions.fetch models:/nanogpt-shakespeare@champion FOLDER
 
 Prints the model directory in there, or why there is none. Exit codes: 2 it is not a model of this
 project's, 69 MLflow does not have it, 75 another attempt may go better.

@@ -1,0 +1,1 @@
+"""Models in the registry: how they come there, and what is known of them."""
