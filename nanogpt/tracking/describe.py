@@ -1,14 +1,14 @@
 """What a person reads on MLflow's pages: descriptions in Markdown."""
 
 import re
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 from nanogpt.common.secrets import public
 
 NOTE = "mlflow.note.content"  # the tag that MLflow's pages show as the description
 LENGTH = 5000  # some databases take no more in a description
-MOVES = 20  # of the champion, that are kept
+MOVES = 10  # of the champion, on its page; `history` has all
 # what pages do not show: it says what is ours
 CHAMPION, END = "<!-- champions -->", "<!-- end of champions -->"
 DECIDED = "\n\n---\n<!-- decision -->"
@@ -53,18 +53,20 @@ def decided(description: str | None, reason: str) -> str:
     return text if len(text) <= LENGTH else description or ""
 
 
-def moved(description: str | None, version: str, replaced: str, reason: str) -> str:
-    """The description of a registered model, with one more move in the table of its champions.
+def champions(description: str | None, moves: Sequence[tuple[str, str, str, str]]) -> str:
+    """The description of a registered model, with the last moves of its champion in a table.
 
-    Our section lies between marks; what a person wrote around it stays.
+    Our section lies between marks; what a person wrote around it stays. `nanogpt history` has all.
+
+    Args:
+        moves: the newest first: when, version, the version before, why; "" is none.
     """
     before, found, rest = (description or "").partition(CHAMPION)
-    ours, _, after = rest.partition(END)
-    old = re.findall(r"^\| \d{4}-.*", ours, re.MULTILINE)
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
-    cells = [cell.replace("|", "/") for cell in (when, version, replaced or "none", reason)]
-    rows = [f"| {' | '.join(cells)} |", *old][:MOVES]
-    head = f"## Champion: version {version}\n\n{TABLE}"
+    _, _, after = rest.partition(END)
+    rows = [f"| {' | '.join(c.replace('|', '/') or 'none' for c in move)} |" for move in moves]
+    del rows[MOVES:]
+    newest = moves[0][1]
+    head = f"## Champion: {f'version {newest}' if newest else 'none'}\n\n{TABLE}"
     before = before if found else f"{before.rstrip()}\n\n".lstrip()
     while rows:
         text = "\n".join([f"{before}{CHAMPION}\n{head}{rows[0]}", *rows[1:], f"{END}{after}"])
@@ -72,3 +74,9 @@ def moved(description: str | None, version: str, replaced: str, reason: str) -> 
             return text
         rows.pop()
     return description or ""  # a person's own words fill it
+
+
+def rows(description: str | None) -> list[str]:
+    """The rows of the table that `champions` made, as they stand there."""
+    ours = (description or "").partition(CHAMPION)[2].partition(END)[0]
+    return re.findall(r"^\| \d{4}-.*", ours, re.MULTILINE)

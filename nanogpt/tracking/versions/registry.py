@@ -24,6 +24,7 @@ from nanogpt.tracking import datasets, describe
 from nanogpt.tracking.client import connect, every
 from nanogpt.tracking.run import TRAINING, experiment, rounded
 from nanogpt.tracking.trouble import explain
+from nanogpt.tracking.versions import history
 from nanogpt.tracking.versions.upload import upload
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def register(
     # as MLflow's own `register_model` does: else the model's page says that it is not registered
     listed = json.dumps([{"name": name, "version": number}])
     client.set_logged_model_tags(_model_id(version), {"mlflow.modelVersions": listed})
-    client.set_registered_model_alias(name, "candidate", number)
+    history.move(client, name, "candidate", number, "the newest training", by="training")
     return number
 
 
@@ -268,11 +269,7 @@ def _gate(client: "MlflowClient", version: Any, score: float, text_sha256: str) 
         promoted, reason = decide(score, text_sha256, holder, champion.tags)
     client.update_model_version(name, number, describe.decided(version.description, reason))
     if promoted:
-        # the record first: a move that nobody can explain is worse than one told twice
-        about = model.description or describe.registered(name.removeprefix("nanogpt-"))
-        moves = describe.moved(about, number, holder, reason)
-        client.update_registered_model(name, moves)
-        client.set_registered_model_alias(name, "champion", number)
+        history.move(client, name, "champion", number, reason, by="gate")
     return Outcome(reason, promoted, name, number)
 
 

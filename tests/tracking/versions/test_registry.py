@@ -316,11 +316,13 @@ def test_the_requirements_are_what_serving_imports() -> None:
     assert sorted(found) == sorted(name.partition(".")[0] for name in upload.REQUIREMENTS)
 
 
-def test_the_table_of_moves_keeps_its_newest_and_what_a_person_wrote() -> None:
+def test_the_table_of_champions_keeps_the_last_and_what_a_person_wrote() -> None:
     text = f"{describe.registered('plays')}\n\nNot for children."
+    moves: list[tuple[str, str, str, str]] = []
     for number in range(1, describe.MOVES + 5):
-        text = describe.moved(text, str(number), str(number - 1), "better") + "\nA last word."
-    rows = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| 2")]
+        moves = [("2026-11-26 11:05", str(number), str(number - 1), "better"), *moves]
+        text = describe.champions(text, moves) + "\nA last word."
+    rows = [line.split(" | ")[1] for line in describe.rows(text)]
     assert rows == [str(number) for number in range(describe.MOVES + 4, 4, -1)]
     assert "Not for children." in text.partition("<!-- champions")[0]
     assert text.endswith("A last word.")
@@ -329,18 +331,20 @@ def test_the_table_of_moves_keeps_its_newest_and_what_a_person_wrote() -> None:
 
 def test_what_a_person_wrote_into_a_description_stays() -> None:
     mine = "My favourite.\n\n---\n\n## Champion\n\nof my heart\n\n## Championship"
+    first, second = ("2026-11-26", "1", "", "a | b"), ("2026-11-26", "2", "1", "better")
     for _ in range(2):
         mine_and_ours = describe.decided(mine, "the first champion")
         assert mine_and_ours.endswith(mine)
         again = describe.decided(mine_and_ours, "the champion already")
         assert again == describe.decided(mine, "the champion already")
-        moves = describe.moved(mine, "1", "", "first | best")
+        moves = describe.champions(mine, [first])
         assert moves.startswith(mine)
-        assert describe.moved(moves, "2", "1", "better").count("\n| 2") == 2
+        assert describe.rows(moves) == ["| 2026-11-26 | 1 | none | a / b |"]
+        assert len(describe.rows(describe.champions(moves, [second, first]))) == 2
     long = "x" * describe.LENGTH
-    assert describe.decided(long, "better") == describe.moved(long, "1", "", "better") == long
+    assert describe.decided(long, "better") == describe.champions(long, [first]) == long
     room = "x" * (describe.LENGTH - 300)
-    assert len(describe.moved(room, "1", "", "better")) <= describe.LENGTH
+    assert len(describe.champions(room, [second, first])) <= describe.LENGTH
 
 
 def test_a_card_is_a_description_without_head_and_code(model: Path) -> None:
