@@ -11,7 +11,6 @@ failed or was stopped leaves its copy, and the same one goes on in it.
 import json
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,17 +19,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from dvc.config import Config
 from dvc.repo import Repo
 from dvc.utils.serialize import modify_yaml
 from filelock import FileLock, Timeout
 
+from pipelines import worktree
 from pipelines.given import OWN, put, refused
-from pipelines.graph import RecipeError, dvc_environment, name_of, root
+from pipelines.graph import RecipeError, name_of, root
+from pipelines.worktree import git, run
 
 COPIES = Path(".dvc", "tmp", "exps")  # nanogpt/common/place.py: what runs there belongs to the root
 GRAPH = {"dvc.yaml", "dvc.lock", "params.yaml"}
-ELSEWHERE = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}  # such as a git hook sets
 LONGEST = 100  # characters of an experiment's name
 
 
@@ -79,11 +78,11 @@ def experiment(recipe: Path, overrides: Mapping[str, Any]) -> Iterator[Copy]:
                 _override(copy.top, folder, overrides)
             except RecipeError:
                 if made:
-                    _remove(copy.top, top)
+                    worktree.remove(copy.top, top)
                 raise
             yield copy
             copy.name = _save(copy, folder)
-            _remove(copy.top, top)
+            worktree.remove(copy.top, top)
     except Timeout:
         raise RecipeError(f"another run of `{whole}` is at work; wait for its end") from None
 
@@ -94,28 +93,21 @@ def _bring_up_to_date(copy: Path, top: Path) -> bool:
     What git knows comes as it is here, committed or not. Of the rest, recipes, code and figures are
     copied and all else, such as texts, is linked to.
     """
-    head = _git(top, "rev-parse", "--verify", "HEAD", why="make a first commit: overrides need one")
-    _git(top, "var", "GIT_COMMITTER_IDENT", why="tell git your name, as an experiment is a commit")
-    if copy.exists() and not _is_worktree(copy, top):
-        link = copy / ".git"
-        if link.is_file() and not Path(link.read_text("utf-8").partition(" ")[2].strip()).exists():
-            _run(["git", "worktree", "repair", str(copy)], top)  # moved with its checkout
-        if not _is_worktree(copy, top):
-            shutil.rmtree(copy)  # half removed, or that of a checkout which was copied
-    new = not copy.exists()
+    head = git(top, "rev-parse", "--verify", "HEAD", why="make a first commit: overrides need one")
+    git(top, "var", "GIT_COMMITTER_IDENT", why="tell git your name, as an experiment is a commit")
+    new = not worktree.mend(copy, top)
     if new:
-        _git(top, "worktree", "prune")
-        _git(top, "worktree", "add", "--quiet", "--detach", str(copy), head)
+        worktree.add(copy, top, head)
     else:
-        _git(copy, "reset", "--quiet", head)
-        _git(copy, "clean", "-fdq", "-e", "dvc.lock", "--", "nanogpt", "pipelines")  # gone here
+        git(copy, "reset", "--quiet", head)
+        git(copy, "clean", "-fdq", "-e", "dvc.lock", "--", "nanogpt", "pipelines")  # gone here
     # else stash fails where files were copied and nothing changed
-    _git(top, "status", "--porcelain")
+    git(top, "status", "--porcelain")
     why = "git cannot put aside what is changed here (`git stash create`); commit it first"
-    changed = _git(top, "stash", "create", why=why)
+    changed = git(top, "stash", "create", why=why)
     # a copy that was there already has results of its own
     own = [] if new else [":(exclude)data", ":(exclude)*dvc.lock"]
-    _git(copy, "restore", f"--source={changed or head}", "--worktree", "--", ".", *own)
+    git(copy, "restore", f"--source={changed or head}", "--worktree", "--", ".", *own)
     for other in _unknown_to_git(top):
         here, there = top / other, copy / other
         if not here.exists():
@@ -128,16 +120,8 @@ def _bring_up_to_date(copy: Path, top: Path) -> bool:
             shutil.copyfile(here, there)
         else:
             there.symlink_to(here)
-    with Repo(str(top)) as repo, Config(str(copy / ".dvc")).edit("local") as local:
-        local["cache"] = {"dir": repo.cache.local_cache_dir}
+    worktree.share_cache(copy, top)
     return new
-
-
-def _is_worktree(copy: Path, top: Path) -> bool:
-    """Whether git in the copy works on the copy: without its .git it would on what lies above."""
-    ask = ["git", "rev-parse", "--path-format=absolute", "--show-toplevel", "--git-common-dir"]
-    ours = [str(copy.resolve()), _git(top, *ask[1:3], "--git-common-dir")]
-    return _run(ask, copy).stdout.splitlines() == ours
 
 
 def _check_out(copy: Path, recipe: Path) -> None:
@@ -151,7 +135,7 @@ def _check_out(copy: Path, recipe: Path) -> None:
 
 def _unknown_to_git(top: Path) -> list[Path]:
     """Files that git neither tracks nor ignores, seen from the root, without DVC's own."""
-    listed = _git(top, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
+    listed = git(top, "ls-files", "--others", "--exclude-standard", "-z").split("\0")
     return [Path(name) for name in listed if name and not name.startswith(".dvc/")]
 
 
@@ -170,39 +154,14 @@ def _save(copy: Copy, recipe: Path) -> str:
     digest = sha256(b"".join((copy.top / file).read_bytes() for file in files)).hexdigest()[:8]
     name = copy.name
     listed = ("for-each-ref", "--format=%(refname)", f"refs/exps/**/{name}")
-    for other in _git(copy.top, *listed).splitlines():
+    for other in git(copy.top, *listed).splitlines():
         for file in files:
-            kept = _run(["git", "show", f"{other}:{file.as_posix()}"], copy.top).stdout
+            kept = run(["git", "show", f"{other}:{file.as_posix()}"], copy.top).stdout
             if kept != (copy.top / file).read_text(encoding="utf-8"):
                 name = f"{copy.name[: LONGEST - 9]}-{digest}"
     settings = str(recipe / "params.yaml")  # which git may not know yet
     save = f"dvc exp save -f -n {name} -I {settings} {recipe / 'dvc.yaml'}"
-    done = _run([sys.executable, "-m", *save.split(" ")], copy.top)
+    done = run([sys.executable, "-m", *save.split(" ")], copy.top)
     if done.returncode:
         raise RecipeError(f"`{save}` in {copy.top} failed: {done.stderr.strip()}")
     return name
-
-
-def _remove(copy: Path, top: Path) -> None:
-    _git(top, "worktree", "remove", "--force", str(copy))
-
-
-def _git(folder: Path, *words: str, why: str = "") -> str:
-    # no hooks: DVC's own would check out in a copy that has no cache yet
-    done = _run(["git", "-c", "core.hooksPath=/dev/null", *words], folder)
-    if done.returncode:
-        said = done.stderr.strip().removeprefix("fatal: ")
-        raise RecipeError(why or f"`git {' '.join(words)}` failed: {said}")
-    return done.stdout.strip("\n")
-
-
-def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env={k: v for k, v in dvc_environment().items() if k not in ELSEWHERE},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-    )

@@ -9,14 +9,12 @@ it, and DVC would tell nobody. So this tells all that runs below, and waits unti
 
 import argparse
 import json
-import logging
 import os
-import re
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -29,8 +27,8 @@ import psutil
 from dvc.cli import main as dvc
 from dvc.lock import LockError, make_lock
 from dvc.rwlock import RWLOCK_FILE, RWLOCK_LOCK
-from dvc.stage.exceptions import StageCmdFailedError
 
+from pipelines.exits import STOPS, dvc_and_code
 from pipelines.graph import (
     RecipeError,
     adopt,
@@ -42,7 +40,6 @@ from pipelines.graph import (
 )
 
 TELL_SECONDS = 1  # DVC may have started another stage in the meantime
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PUBLISHED = "NANOGPT_PUBLISHED"  # names a file that the train stage makes where it published
 
 
@@ -127,27 +124,6 @@ def mend_locks(top: Path) -> None:
             (folder / RWLOCK_FILE).unlink()
 
 
-class _Failure(logging.Filter):
-    """Keeps a stage's exit code, and holds back DVC's line where the stage has said why it ended.
-
-    A code below 0 is the signal that ended the stage, or DVC itself, without a word.
-    """
-
-    code = 0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info and record.exc_info[1]
-        if isinstance(error, KeyboardInterrupt):
-            self.code = -signal.SIGINT
-        while error and not isinstance(error, StageCmdFailedError):
-            error = error.__cause__
-        if error and (found := re.search(r"exited with (-?\d+)$", str(error))):
-            self.code = int(found[1])
-            if self.code > 128 and self.code - 128 not in STOPS:
-                self.code = 128 - self.code  # as a shell says it, of a stage without `exec`
-        return self.code == 0 or (self.code < 0 and -self.code not in STOPS)
-
-
 def repro(recipe: Path) -> int:
     """Bring a recipe up to date, and show what came out.
 
@@ -157,16 +133,7 @@ def repro(recipe: Path) -> int:
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; all of it has ended since.
     """
-    failure = _Failure()
-    for handler in logging.getLogger("dvc").handlers:
-        handler.addFilter(failure)
-    code = int(dvc(["repro", f"{recipe}/dvc.yaml"]))
-    if -failure.code in STOPS:
-        print("stopped; run the same command to go on", file=sys.stderr)
-    if failure.code in (-signal.SIGINT, 128 + signal.SIGINT):
-        raise KeyboardInterrupt
-    if failure.code:
-        return failure.code if failure.code > 0 else 128 - failure.code
+    code = dvc_and_code(["repro", f"{recipe}/dvc.yaml"])
     return code or wait_for("-m", "nanogpt.commands", "report", f"--recipe={recipe}")
 
 
@@ -192,8 +159,16 @@ def join(recipe: Path) -> int:
     return int(dvc(["commit", "--force", f"{recipe}/dvc.yaml:train"]))
 
 
-def wait_for(*words: str, folder: Path | None = None) -> int:
+def wait_for(
+    *words: str,
+    folder: Path | None = None,
+    python: str = sys.executable,
+    env: Mapping[str, str] | None = None,
+) -> int:
     """Run python with these words, and wait for its end, however often Ctrl-C is pressed.
+
+    Args:
+        env: its environment, in place of one in which the `python` of dvc.yaml is this one.
 
     Returns:
         Its exit code.
@@ -202,7 +177,7 @@ def wait_for(*words: str, folder: Path | None = None) -> int:
         KeyboardInterrupt: Ctrl-C was pressed; it has ended since.
     """
     pressed: list[int] = []
-    with subprocess.Popen([sys.executable, *words], cwd=folder, env=dvc_environment()) as process:
+    with subprocess.Popen([python, *words], cwd=folder, env=env or dvc_environment()) as process:
         before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
         code = process.wait()
         signal.signal(signal.SIGINT, before)

@@ -18,9 +18,10 @@ from types import FrameType
 
 import psutil
 
+from pipelines.exits import STOPS
 from pipelines.graph import one_line, root
 from pipelines.local import HOST, Local, LocalError, no_proxy, port_number, refuse_taken
-from pipelines.run import STOPS, leave
+from pipelines.run import leave
 
 LOOK_SECONDS = 0.5
 STARTUP_SECONDS = 180
