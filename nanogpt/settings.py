@@ -157,6 +157,14 @@ class Train(Section):
         return self
 
 
+class Eval(Section):
+    """By which rule a model becomes the champion; scores do not depend on it."""
+
+    block: Size  # UTF-8 bytes
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    least_gain: Share
+
+
 class Sample(Section):
     prompt: str
     prompt_file: Name | None
@@ -219,6 +227,7 @@ class Settings(Section):
     tokenize: Tokenize
     model: Window
     train: Train
+    eval: Eval
     sample: Sample
     machine: Machine
 

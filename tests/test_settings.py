@@ -50,6 +50,9 @@ def edited(tmp_path: Path, **changes: object) -> Path:
             ["n_head 4 is not a multiple of n_kv_head 3"],
         ),
         ({"model__bias": True}, ["qwen3 has no biases"]),
+        ({"eval__confidence": 1}, ["eval.confidence: 1", "less than 1"]),
+        ({"eval__least_gain": -0.01}, ["eval.least_gain: -0.01", "greater than or equal to 0"]),
+        ({"eval__block": 0}, ["eval.block: 0", "greater than or equal to 1"]),
         ({"sample__top_p": 0}, ["sample.top_p: 0", "greater than 0"]),
         ({"machine__processes": 0}, ["machine.processes: 0", "'auto' or"]),
         ({"machine__device": "gpu"}, ["machine.device: 'gpu'", "'cuda'"]),
@@ -117,7 +120,7 @@ def test_all_mistakes_come_in_one_message(tmp_path: Path) -> None:
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     file = edited(tmp_path)
     file.write_text(file.read_text().replace("  batch_size:", "  batchsize:"))
-    with pytest.raises(UserError, match=r"train\.batch_size: is missing"):
+    with pytest.raises(UserError, match=r"train\.batch_size: is missing; params\.yaml at the"):
         load(file)
 
 

@@ -15,7 +15,7 @@ from nanogpt.settings import Settings, parse
 GIT = ("git", "-c", "safe.directory=*")  # `lineage` says why
 SHOWN = 5  # differences
 VALUE = 24  # characters of a value
-ASIDE = {"root", "params", "data", "machine", "sample"}  # they do not change what is trained
+ASIDE = {"root", "params", "data", "machine", "eval", "sample"}  # they change no training
 
 
 def run_name(settings: Settings) -> str:
