@@ -2,7 +2,7 @@
 
     library = open_library(folder)      # of the package tokenizers
     around = conventions(folder, library)
-    document = [*around.begin, *encode(library, text), around.end]
+    document = [*around.begin, *encode(library, text)[0], around.end]
 
 Tokens, samples and exports are all made with it, so that they agree with each other and with
 transformers.
@@ -91,43 +91,49 @@ def conventions(folder: Path, library: tokenizers.Tokenizer) -> Conventions:
     return Conventions(tuple(begin), ends[0] if ends else None, special)
 
 
-def encode(library: tokenizers.Tokenizer, text: str) -> NDArray[np.uint32]:
+def encode(
+    library: tokenizers.Tokenizer, text: str
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """The ids of a text and of nothing around it; of a long one in windows, to save memory.
+
+    Beside them, which characters each stands for: (ids, 2), from one up to another.
 
     Windows overlap. Where two have the same tokens in the middle half of what they share, the first
     is cut there and the second goes on; else, as in a long run of blanks, the first is made longer.
     """
     begin, cut, stop = 0, 0, WINDOW
-    ids, starts = _window(library, text, begin, stop)
+    ids, places = _window(library, text, begin, stop)
     parts = []
     while stop < len(text):
         again = stop - OVERLAP
-        more, more_starts = _window(library, text, again, again + WINDOW)
+        more, more_places = _window(library, text, again, again + WINDOW)
         shared = again + OVERLAP // 4, stop - OVERLAP // 4
+        starts, more_starts = places[:, 0], more_places[:, 0]
         ours, theirs = np.searchsorted(starts, shared), np.searchsorted(more_starts, shared)
         a, b = slice(*ours), slice(*theirs)
         same = np.array_equal(ids[a], more[b]) and np.array_equal(starts[a], more_starts[b])
         # a character may be of several tokens, which begin at the same place
-        places = np.flatnonzero(np.diff(starts[a])) + 1
-        if same and len(places):
-            place = places[len(places) // 2]
-            parts.append(ids[: ours[0] + place])
-            ids, starts = more[theirs[0] + place :], more_starts[theirs[0] + place :]
-            begin, cut, stop = again, int(starts[0]), again + WINDOW
+        inner = np.flatnonzero(np.diff(starts[a])) + 1
+        if same and len(inner):
+            place = inner[len(inner) // 2]
+            parts.append((ids[: ours[0] + place], places[: ours[0] + place]))
+            ids, places = more[theirs[0] + place :], more_places[theirs[0] + place :]
+            begin, cut, stop = again, int(places[0, 0]), again + WINDOW
         else:
             stop = begin + 2 * (stop - begin)
-            ids, starts = _window(library, text, begin, stop)
-            ids, starts = ids[starts >= cut], starts[starts >= cut]
-    return np.concatenate([*parts, ids])
+            ids, places = _window(library, text, begin, stop)
+            ids, places = ids[places[:, 0] >= cut], places[places[:, 0] >= cut]
+    all_ids, all_places = zip(*parts, (ids, places), strict=True)
+    return np.concatenate(all_ids), np.concatenate(all_places)
 
 
 def _window(
     library: tokenizers.Tokenizer, text: str, begin: int, stop: int
 ) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """The ids of part of a text, and where in the text each begins."""
+    """The ids of part of a text, and where in the text each begins and ends."""
     found = library.encode(text[begin:stop], add_special_tokens=False)
-    starts = np.array([start for start, _ in found.offsets], np.int64)
-    return np.array(found.ids, np.uint32), starts + begin
+    places = np.array(found.offsets, np.int64).reshape(-1, 2)
+    return np.array(found.ids, np.uint32), places + begin
 
 
 def _eos(folder: Path) -> str | None:

@@ -51,6 +51,16 @@ class Tokenizer(ABC):
         return ids
 
     @abstractmethod
+    def spans(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """The ids of `text`, and the bytes of its UTF-8 that each stands for: (ids, 2) from, up to.
+
+        The parts of a character that is several tokens may each stand for all of it, or for none.
+
+        Raises:
+            UserError: as `encode_array`.
+        """
+
+    @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; bytes that are not UTF-8 become U+FFFD."""
 
@@ -77,6 +87,10 @@ class CharTokenizer(Tokenizer):
             )
         return ids
 
+    def spans(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        bounds = _bounds(text)
+        return self.encode_array(text), np.stack((bounds[:-1], bounds[1:]), axis=1)
+
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(self._texts[i] for i in ids)
 
@@ -89,10 +103,20 @@ class HubTokenizer(Tokenizer):
         self._library = library
         library.encode_special_tokens = True  # "<|endoftext|>" in a text is ordinary text
         library.post_processor = None  # it moves the offsets that `library.encode` looks at
-        unknown = getattr(library.model, "unk_token", None)
-        self.unknown = None if unknown is None else library.token_to_id(unknown)
+        words = json.loads(library.to_str())["model"]
+        self.unknown = words.get("unk_id")  # of a Unigram
+        if (text := words.get("unk_token")) is not None:
+            self.unknown = library.token_to_id(text)
 
     def encode_array(self, text: str) -> NDArray[np.uint32]:
+        return self._places(text)[0]
+
+    def spans(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        ids, places = self._places(text)
+        return ids, _bounds(text)[places]
+
+    def _places(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        """As `spans`, in characters."""
         try:
             text.encode()  # what has no UTF-8 is a TypeError to the library
         except UnicodeEncodeError as error:
@@ -128,6 +152,13 @@ class BPETokenizer(HubTokenizer):
             raise _half(text, error) from None
         except ValueError:  # half a million blanks in a row exhaust the stack of tiktoken's regex
             return super().encode_array(text)
+
+    def spans(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        ids = self.encode_array(text)
+        kinds, which = np.unique(ids, return_inverse=True)
+        lengths = [len(self._bpe.decode_single_token_bytes(int(kind))) for kind in kinds]
+        ends = np.cumsum(np.array(lengths, np.int64)[which])
+        return ids, np.stack((ends - np.array(lengths, np.int64)[which], ends), axis=1)
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._bpe.decode([int(i) for i in ids])
@@ -272,6 +303,13 @@ def _bytes_by_letter() -> dict[str, int]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def _bounds(text: str) -> NDArray[np.int64]:
+    """At which byte of its UTF-8 each character begins, and the last ends: (characters + 1,)."""
+    codes = np.frombuffer(text.encode("utf-32-le"), "<u4")
+    sizes = 1 + (codes > 0x7F) + (codes > 0x7FF).astype(np.int64) + (codes > 0xFFFF)
+    return np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))
 
 
 def _half(text: str, error: UnicodeEncodeError) -> UserError:

@@ -4,7 +4,9 @@
     ids = tokens.split("train")         # (tokens,) uint16 or uint32
 
 The folder holds manifest.json, <split>.bin (little-endian ids and nothing else, as nanoGPT's),
-<split>.documents.bin (int64: where in the split each document starts) and the tokenizer.
+<split>.documents.bin (int64: where in the split each document starts) and the tokenizer. Of val and
+test it also has the texts, which models of any tokenizer can be scored on: <split>.text (UTF-8, one
+document after another) and <split>.texts.bin (int64: at which byte each document starts).
 """
 
 import hashlib
@@ -19,6 +21,7 @@ from nanogpt.common.manifest import Manifest, check_sizes, read_manifest
 
 Name = Literal["train", "val", "test"]
 SPLITS: tuple[Name, ...] = ("train", "val", "test")
+HELD_OUT: tuple[Name, ...] = ("val", "test")  # whose texts are kept
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 Dtype = Literal["uint16", "uint32"]
 STARTS = np.dtype("<i8")
@@ -47,6 +50,38 @@ class TokensManifest(Manifest):
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """A text to score models on: documents one after another, each of at least one byte."""
+
+    name: str  # what messages call it
+    data: bytes  # UTF-8
+    starts: np.ndarray  # the byte at which each document starts: (documents,) int64
+    ends: bool = False  # whether what ends a document stands after each, where a tokenizer has it
+    tokens: "Tokens | None" = None  # the folder that it is of, and its split
+    split: Name | None = None
+
+    @classmethod
+    def of(cls, name: str, *documents: str) -> "HeldOut":
+        """Of texts of one's own; those without a character are left out."""
+        data = [text.encode() for text in documents if text]
+        starts = np.cumsum([0, *map(len, data)], dtype=STARTS)[:-1]
+        return cls(name, b"".join(data), starts, ends=len(data) > 1)
+
+    def document(self, index: int) -> bytes:
+        """The UTF-8 of one document."""
+        stops = [*self.starts[index + 1 : index + 2], len(self.data)]
+        return self.data[self.starts[index] : stops[0]]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the digests of its documents, as `Split.text_sha256`."""
+        found = hashlib.sha256()
+        for index in range(len(self.starts)):
+            found.update(hashlib.sha256(self.document(index)).digest())
+        return found.hexdigest()
+
+
+@dataclass(frozen=True)
 class Tokens:
     folder: Path
     manifest: TokensManifest
@@ -60,9 +95,28 @@ class Tokens:
         """The index in the split of each document's first token: (documents,) int64, read-only."""
         return self._map(name, f"{name}.documents.bin", STARTS)
 
+    def text(self, name: Name) -> HeldOut:
+        """The texts of val or test.
+
+        Raises:
+            UserError: they are not those that the tokens were made of.
+        """
+        starts, ids = self._map(name, f"{name}.texts.bin", STARTS), self.split(name)
+        data = (self.folder / f"{name}.text").read_bytes()
+        # one text that was cut in three is ended by nothing, whatever the vocabulary
+        ends = self.manifest.eot is not None and len(ids) > 0 and ids[-1] == self.manifest.eot
+        label = f"{self.manifest.corpus}, {name}"
+        found = HeldOut(label, data, starts, bool(ends), self, name)
+        if found.digest != self.manifest.splits[name].text_sha256:
+            raise UserError(
+                f"{self.folder / name}.text is not what its tokens were made of; run the tokenize"
+                " stage again"
+            )
+        return found
+
     def tokenizer_files(self) -> list[Path]:
         """The files of the tokenizer that made these tokens."""
-        ids = {path for path in self.folder.iterdir() if path.suffix == ".bin"}
+        ids = {path for path in self.folder.iterdir() if path.suffix in (".bin", ".text")}
         return sorted({*self.folder.iterdir()} - ids - {self.folder / "manifest.json"})
 
     def _map(self, name: str, file: str, dtype: np.dtype[Any]) -> np.ndarray:
@@ -85,6 +139,9 @@ def open_tokens(folder: Path) -> Tokens:
     for name, split in manifest.splits.items():
         sizes[f"{name}.bin"] = split.tokens * DTYPES[manifest.dtype].itemsize
         sizes[f"{name}.documents.bin"] = split.documents * STARTS.itemsize
+        if name in HELD_OUT:
+            sizes[f"{name}.text"] = split.bytes
+            sizes[f"{name}.texts.bin"] = split.documents * STARTS.itemsize
     check_sizes(folder, sizes, "tokenize")
     path = folder / "tokenizer.json"
     digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

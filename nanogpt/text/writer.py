@@ -41,7 +41,16 @@ from nanogpt.text.raw import open_raw
 from nanogpt.text.splits import check_copies, check_shares, split_documents, split_text
 from nanogpt.text.survey import Survey, survey, warn
 from nanogpt.text.tokenizer import Tokenizer, char_json, gpt2_json, load, write
-from nanogpt.text.tokens import DTYPES, SPLITS, STARTS, Dtype, Name, Split, TokensManifest
+from nanogpt.text.tokens import (
+    DTYPES,
+    HELD_OUT,
+    SPLITS,
+    STARTS,
+    Dtype,
+    Name,
+    Split,
+    TokensManifest,
+)
 
 CHUNK = 1 << 21  # bytes of text in a task, about: what is under way ends soon after Ctrl-C
 SMALL = 1 << 24  # bytes of text that are done before other processes could start
@@ -172,7 +181,7 @@ class Part:
     """What a task found out about its documents of one split, in their order."""
 
     lengths: list[int] = field(default_factory=list)  # tokens of each
-    bytes: int = 0  # of their texts in UTF-8
+    sizes: list[int] = field(default_factory=list)  # bytes of each text in UTF-8
     digests: bytearray = field(default_factory=bytearray)  # SHA-256 of each text
 
 
@@ -195,12 +204,19 @@ def _encode_chunk(
 def _encode(
     texts: Iterable[tuple[int, str]], prefix: str, encoder: Tokenizer, dtype: str, eot: int | None
 ) -> Shard:
-    """Write (index of SPLITS, text) to <prefix>.<split>: what begins a text, its ids, `eot`."""
+    """Write (index of SPLITS, text) to <prefix>.<split>: what begins a text, its ids, `eot`.
+
+    The texts themselves go to <prefix>.<split>.text, but for those of train.
+    """
     shard = Shard([Part() for _ in SPLITS], Proof())
     begin = np.array(encoder.begin, DTYPES[dtype])
     end = np.array([] if eot is None else [eot], DTYPES[dtype])
     with ExitStack() as stack:
         files = [stack.enter_context(open(f"{prefix}.{name}", "wb")) for name in SPLITS]
+        kept = {
+            SPLITS.index(name): stack.enter_context(open(f"{prefix}.{name}.text", "wb"))
+            for name in HELD_OUT
+        }
         for label, text in texts:
             ids = encoder.encode_array(text)
             shard.proof.look(encoder, text, ids)
@@ -209,7 +225,9 @@ def _encode(
             data = text.encode("utf-8")
             part = shard.parts[label]
             part.lengths.append(len(begin) + len(ids) + len(end))
-            part.bytes += len(data)
+            part.sizes.append(len(data))
+            if label in kept:
+                kept[label].write(data)
             part.digests += hashlib.sha256(data).digest()
     return shard
 
@@ -225,35 +243,45 @@ def _tokenizer(folder: Path, sha256: str) -> Tokenizer:
 
 
 class SplitWriter:
-    """The two files of a split as they grow, and what the manifest says of them."""
+    """The files of a split as they grow, and what the manifest says of them."""
 
     def __init__(self, folder: Path, name: Name) -> None:
         self.name = name
         self.tokens = self.documents = self.bytes = 0
         self.sha256, self.texts = hashlib.sha256(), hashlib.sha256()
         self.heads = [np.empty(0, np.uint64)]  # eight bytes of each text's digest
-        self.ids = (folder / f"{name}.bin").open("wb")
-        self.starts = (folder / f"{name}.documents.bin").open("wb")
+        with ExitStack() as stack:
+            self.ids, self.starts, *held_out = (
+                stack.enter_context((folder / file).open("wb"))
+                for file in (
+                    f"{name}.bin",
+                    f"{name}.documents.bin",
+                    *((f"{name}.text", f"{name}.texts.bin") if name in HELD_OUT else ()),
+                )
+            )
+            self.held_out = held_out  # the texts, and where each starts
+            self._files = stack.pop_all()
 
     def __enter__(self) -> "SplitWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.ids.close()
-        self.starts.close()
+        self._files.close()
 
     def append(self, path: str, part: Part) -> None:
-        """Move a task's ids from its own file to the end of the split's."""
-        with open(path, "rb") as file:
-            while block := file.read(BLOCK):
-                self.ids.write(block)
-                self.sha256.update(block)
-        os.unlink(path)
-        ends = self.tokens + np.cumsum(part.lengths, dtype=STARTS)
-        self.starts.write((ends - part.lengths).astype(STARTS).data)
+        """Move a task's ids, and its texts, from its own files to the end of the split's."""
+        for block in _take(path):
+            self.ids.write(block)
+            self.sha256.update(block)
+        self.starts.write(_starts(self.tokens, part.lengths).data)
+        if self.held_out:
+            text, starts = self.held_out
+            for block in _take(f"{path}.text"):
+                text.write(block)
+            starts.write(_starts(self.bytes, part.sizes).data)
         self.tokens += sum(part.lengths)
         self.documents += len(part.lengths)
-        self.bytes += part.bytes
+        self.bytes += sum(part.sizes)
         self.texts.update(part.digests)
         self.heads.append(np.frombuffer(part.digests, np.uint64)[::4].copy())
 
@@ -265,6 +293,20 @@ class SplitWriter:
             sha256=self.sha256.hexdigest(),
             text_sha256=self.texts.hexdigest(),
         )
+
+
+def _take(path: str) -> Iterator[bytes]:
+    """The content of a task's file, which is removed."""
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            yield block
+    os.unlink(path)
+
+
+def _starts(first: int, lengths: list[int]) -> NDArray[np.int64]:
+    """Where each document of a task starts, if the first does at `first`."""
+    ends = first + np.cumsum(lengths, dtype=STARTS)
+    return (ends - lengths).astype(STARTS)
 
 
 @contextmanager

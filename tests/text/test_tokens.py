@@ -23,7 +23,7 @@ from nanogpt.common.errors import UserError
 from nanogpt.text import documents, writer
 from nanogpt.text.splits import split_documents, split_text
 from nanogpt.text.tokenizer import char_json, load
-from nanogpt.text.tokens import SPLITS, open_tokens
+from nanogpt.text.tokens import SPLITS, HeldOut, open_tokens
 from nanogpt.text.writer import tokenize
 from tests.kit.recipes import ROOT, Recipe
 from tests.text.test_documents import jsonl, make_raw, parquet, replace, settings
@@ -68,6 +68,13 @@ def test_documents_arrive_whole_and_in_order(tmp_path: Path, tokenizer: str) -> 
         split = manifest.splits[name]
         assert (split.tokens, split.documents) == (len(ids), len(starts))
         assert split.bytes == len("".join(found).encode())
+        if name != "train":
+            text = tokens.text(name)
+            assert [text.document(i).decode() for i in range(len(found))] == found
+            assert text.ends
+            assert text.digest == split.text_sha256
+            assert HeldOut.of("the same", *found).digest == text.digest
+    assert not [*tokens.folder.glob("train*text*")]
 
 
 def test_one_document_is_cut_as_in_nanogpt(tmp_path: Path) -> None:
@@ -82,6 +89,10 @@ def test_one_document_is_cut_as_in_nanogpt(tmp_path: Path) -> None:
     assert (tokens.folder / "train.bin").read_bytes() == ids[: int(len(PLAY) * 0.9)].tobytes()
     assert (tokens.folder / "val.bin").read_bytes() == ids[int(len(PLAY) * 0.9) :].tobytes()
     assert len(tokens.split("test")) == len(tokens.starts("test")) == 0
+    val = tokens.text("val")
+    assert val.document(0).decode() == PLAY[int(len(PLAY) * 0.9) :]
+    assert not val.ends
+    assert tokens.text("test").data == b""
 
 
 def test_one_document_of_bpe_has_no_end(tmp_path: Path) -> None:
@@ -92,6 +103,7 @@ def test_one_document_of_bpe_has_no_end(tmp_path: Path) -> None:
     texts = [load(tokens).decode(open_tokens(tokens).split(name)) for name in SPLITS]
     assert tuple(texts) == split_text(PLAY, settings())
     assert manifest.eot == manifest.vocab_size - 1
+    assert not open_tokens(tokens).text("test").ends
 
 
 @given(st.integers(10, 3_000_000))
@@ -204,6 +216,8 @@ def test_an_unknown_split(tokens: Path) -> None:
         ("train.bin", None, r"train\.bin is missing; run the tokenize stage again"),
         ("val.bin", "", r"val\.bin is 0 bytes long, not \d+; run the tokenize stage again"),
         ("test.documents.bin", "1234567", r"test\.documents\.bin is 7 bytes long, not"),
+        ("test.text", None, r"test\.text is missing; run the tokenize stage again"),
+        ("val.texts.bin", "1234567", r"val\.texts\.bin is 7 bytes long, not"),
         ("tokenizer.json", "{}", r"tokenizer\.json is not the one that made these tokens"),
         ("tokenizer.json", None, r"tokenizer\.json is not the one that made these tokens"),
     ],
@@ -214,6 +228,13 @@ def test_a_folder_that_holds_no_tokens(
     replace(tokens / name, content)
     with pytest.raises(UserError, match=message):
         open_tokens(tokens)
+
+
+def test_another_text_of_the_same_length(tokens: Path) -> None:
+    path = tokens / "val.text"
+    path.write_bytes(path.read_bytes()[::-1])
+    with pytest.raises(UserError, match=r"val\.text is not what its tokens were made of; run the"):
+        open_tokens(tokens).text("val")
 
 
 @pytest.mark.parametrize(

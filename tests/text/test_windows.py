@@ -41,8 +41,10 @@ def test_a_long_text_in_windows_has_the_ids_of_the_whole(kind: str, pieces: list
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "WINDOW", 300)
         patch.setattr(library, "OVERLAP", 120)
-        ids = library.encode(tokenizer, text).tolist()
-    assert ids == tokenizer.encode(text, add_special_tokens=False).ids
+        ids, places = library.encode(tokenizer, text)
+    whole = tokenizer.encode(text, add_special_tokens=False)
+    assert ids.tolist() == whole.ids
+    assert [*map(tuple, places.tolist())] == whole.offsets
 
 
 def test_a_long_text_takes_little_memory(tmp_path: Path) -> None:
