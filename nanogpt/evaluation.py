@@ -21,12 +21,15 @@ def total_loss(
     context: int,
     world: World,
     advance: Callable[[int], object] = lambda windows: None,
+    hear: Callable[[np.ndarray, np.ndarray], object] = lambda places, nats: None,
 ) -> tuple[float, int]:
     """Sum of the losses of all tokens that have one before them, in nats, and their number.
 
     The split is cut into windows of `context` tokens that do not overlap; the last may be shorter.
     The processes share the windows. `advance` hears of each pass how many windows it scored; all
     processes make the same number of passes, so that they may agree on something there.
+    `hear` is given the losses that this process computed: the places of tokens in the split, and
+    their nats, each (B, T).
     """
     was_training = model.training
     model.eval()
@@ -46,6 +49,8 @@ def total_loss(
         ids, targets = (t.to(world.device) for t in gather(tokens, windows, min(length, count)))
         losses = model(ids, targets)[1].cpu().double()
         nats += losses.sum() if len(part) else 0.0
+        if len(part):
+            hear(part[:, None] + np.arange(1, losses.shape[1] + 1), losses.numpy())
         advance(len(part))
     model.train(was_training)
     return world.sum(nats.to(world.device) if world.size > 1 else nats).item(), count
