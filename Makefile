@@ -55,7 +55,7 @@ endif
 # Prefect's database and settings live here, apart from the user's own.
 export PREFECT_HOME := $(CURDIR)/.prefect
 
-.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub report compare plots flow join deploy undeploy ui sync-tracking test test-slow torture lint types check bench recipes lock clean-states clean
+.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub report lineage compare plots flow join deploy undeploy ui sync-tracking test test-slow torture lint types check bench recipes lock clean-states clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-24s%s\n", $$1, $$2}'
@@ -92,6 +92,10 @@ push-to-hub: $(READY) ## upload a model to the Hugging Face hub: MODEL= REPO=use
 
 report: $(READY) ## show what came out of a recipe's last run (RECIPE=)
 	@$(nanogpt) report $(recipe)
+
+lineage: $(READY) ## show where a model comes from: MODEL=models:/name@champion (OUT=a folder for all of it)
+	$(if $(value MODEL),,$(error say MODEL=models:/<name>@<alias>, a model directory or the id of a run))
+	@$(nanogpt) lineage $(call given,out,OUT) -- "$$TYPED_MODEL"
 
 compare: $(READY) ## show a recipe's experiments, best first, and in what they differ (RECIPE=)
 	@python -m pipelines.compare -- "$$TYPED_RECIPE"

@@ -145,6 +145,22 @@ def report(
 
 
 @app.command()
+def lineage(
+    model: Annotated[
+        str, typer.Argument(help="models:/<name>@<alias>, a model directory or a run's id.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="A folder for the record, settings, lock and diff.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The record, for programs.")] = False,
+) -> None:
+    """Show where a model comes from: text, code, settings, base and machine."""
+    from nanogpt.commands.lineage import show
+
+    show(model, out, as_json)
+
+
+@app.command()
 def sync() -> None:
     """Send MLflow what waits because its server did not answer."""
     from nanogpt.tracking.outbox import send_all

@@ -17,7 +17,7 @@ from nanogpt.training.checkpoint import latest
 
 # all that a training writes into its state: a folder with anything else in it is not ours
 OURS = re.compile(
-    r"journal\.jsonl|run\.json|finished\.json|save-\d{8}(\.partial)?|"
+    r"journal\.jsonl|run\.json|lineage|finished\.json|save-\d{8}(\.partial)?|"
     r"\.nanogpt-[0-9a-f]{16}\.partial"
 )
 

@@ -40,12 +40,15 @@ def finish(folder: Path, published: Mapping[str, Path]) -> None:
 def dvc_md5(path: Path) -> str:
     """The hash that DVC gives a file, or a folder of files."""
     if path.is_file():
-        return _md5(path.read_bytes())
+        return _md5_of(path)
     files = {f.relative_to(path).as_posix(): f for f in path.rglob("*") if f.is_file()}
-    listed = [
-        {"md5": _md5(file.read_bytes()), "relpath": name} for name, file in sorted(files.items())
-    ]
+    listed = [{"md5": _md5_of(file), "relpath": name} for name, file in sorted(files.items())]
     return f"{_md5(json.dumps(listed, sort_keys=True).encode())}.dir"
+
+
+def _md5_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _md5(data: bytes) -> str:

@@ -33,6 +33,7 @@ from nanogpt.sizing.ahead import before_training
 from nanogpt.text.tokens import Tokens, open_tokens
 from nanogpt.tracking import client, datasets, outbox, run
 from nanogpt.tracking.naming import run_name
+from nanogpt.tracking.versions import record as records
 from nanogpt.trainer import Hooks, Progress, Trainer
 from nanogpt.training.checkpoint import Saves, fingerprint
 from nanogpt.training.journal import Journal, read, write_curves
@@ -82,6 +83,7 @@ class Training:
         self.fingerprint = fingerprint(same, tokens.digest, base.digest)
         folder = settings.path("state") / self.fingerprint[:16]
         self.saves = Saves(folder, world, patience=10 if settings.machine.nodes == 1 else 120)
+        self.recorded = folder / run.RECORDS
         try:
             self.build()
         except BaseException:
@@ -147,13 +149,14 @@ class Training:
         changing = sum(p.numel() for p in trained(self.model).values())
         counts = {"parameters": parameters, "trained_parameters": changing}
         self.announce(parameters, changing)
+        self.record()
         tracked = run.start(
             self.saves.folder,
             self.settings.recipe,
             run_name(self.settings),
             self.fingerprint,
             self.settings.model_dump(exclude={"root", "params", "data", "machine"}),
-            self.world.facts() | counts | self.made_of(),
+            self.world.facts() | counts | self.made_of() | records.run_tags(self.recorded),
             f"`{self.model.config.architecture}`, {parameters:,} parameters, on"
             f" `{self.tokens.manifest.corpus}`",
             {
@@ -178,6 +181,7 @@ class Training:
                 "metrics": {"val_loss": progress.best_loss},
                 "tags": self.made_of(),
                 "sampling": self.settings.sample.model_dump(),
+                "made_of": records.complete(self.recorded, model),
             }
             outbox.end(tracked, "FINISHED", model, registration)
         except BaseException as error:
@@ -191,6 +195,16 @@ class Training:
         if mark := os.environ.get(PUBLISHED):
             Path(mark).touch()
         self.end_if_told("the model is published")
+
+    def record(self) -> None:
+        """Write down what decides the bytes, before it may change; of no use once trained."""
+        if self.saves.finished:
+            return
+        world = self.world
+        shared = "fsdp" if world.shards(self.model) else "ddp"
+        facts = world.facts() | {"parallel": world.parallel if world.size == 1 else shared}
+        going_on = self.saves.step >= 0
+        records.begin(self.recorded, self.settings, self.tokens, self.base, facts, going_on)
 
     def publish(self, journal: Journal) -> None:
         """Write what DVC takes: the model, the curves, the figures."""

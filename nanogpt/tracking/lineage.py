@@ -1,19 +1,15 @@
-"""Where a training comes from: its commit, its versions, its process."""
+"""Which process a training is of, who started it, and whether it lives."""
 
 import hashlib
 import importlib.metadata
-import logging
 import os
 import platform
 import socket
-import subprocess
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
-
-log = logging.getLogger(__name__)
 
 LIBRARIES = ("torch", "numpy", "mlflow")
 
@@ -32,7 +28,7 @@ def describe() -> dict[str, str]:
         tags[f"version.{library}"] = importlib.metadata.version(library)
     if experiment := os.environ.get("DVC_EXP_NAME"):
         tags["dvc.experiment"] = experiment
-    return tags | _commit()
+    return tags
 
 
 def is_dead(tags: Mapping[str, str]) -> bool:
@@ -81,32 +77,3 @@ def _processes() -> str:
         return f"{machine} {boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return machine
-
-
-def _commit() -> dict[str, str]:
-    """The commit that holds the code, and whether files differ from it; why there is none, if so.
-
-    `dvc.lock` and results always differ while DVC is at work, and .dvcignore after a first run.
-    """
-    # git reads nothing in a checkout of another user's, as in a container, unless it is told to:
-    # whoever runs the code that lies there has trusted it already
-    git = ["git", "-c", "safe.directory=*"]
-    # the second name: a repository around this folder that does not hold it has a HEAD as well
-    held = [*git, "rev-parse", "HEAD", "HEAD:./nanogpt/__init__.py"]
-    try:
-        head = subprocess.run(held, capture_output=True, encoding="utf-8", errors="replace")
-        fault = head.stderr.partition("\n")[0] if head.returncode else ""
-    except FileNotFoundError:
-        fault = "there is no program git"
-    if fault:
-        log.warning("the record of this training names no commit with its code: %s", fault)
-        return {"git.missing": fault}
-    ours = (":(top,exclude)*dvc.lock", ":(top,exclude)data", ":(top,exclude).dvcignore")
-    paths = (":(top)", *ours)
-    differs = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *paths]).returncode != 0
-    # a module or a recipe that was never added is in no commit either
-    new = [*git, "ls-files", "--others", "--exclude-standard", "--", "nanogpt", "pipelines"]
-    added = subprocess.run(new, capture_output=True, encoding="utf-8", errors="replace").stdout
-    differs = differs or any(not name.endswith("dvc.lock") for name in added.splitlines())
-    commit = head.stdout.partition("\n")[0]
-    return {"mlflow.source.git.commit": commit, "git.dirty": str(differs).lower()}

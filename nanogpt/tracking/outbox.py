@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from nanogpt.common.errors import UserError
 from nanogpt.tracking import entries, location
 from nanogpt.tracking.client import connect
-from nanogpt.tracking.run import Run, Training
+from nanogpt.tracking.run import RECORDS, Run, Training
 from nanogpt.tracking.trouble import Trouble, explain
 from nanogpt.tracking.versions import history, registry
 from nanogpt.tracking.versions.registry import Identity
@@ -102,6 +102,8 @@ def end(
             (entry / "run.json").write_text(
                 json.dumps(about | {"registration": registration}), encoding="utf-8"
             )
+            if (record := run.folder / RECORDS).exists():
+                shutil.copytree(record, entry / RECORDS)
             if model:
                 shutil.copytree(model, entry / "model", copy_function=entries.link)
     except (OSError, UserError) as error:

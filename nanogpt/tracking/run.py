@@ -39,6 +39,7 @@ BATCH = 1000  # metrics in one request, MLflow's limit
 SYSTEM_METRICS_SECONDS = 5
 LOOK_SECONDS = 0.2  # between two looks for a new save
 TRAINING = "nanogpt.training"  # tag: a training's id
+RECORDS = "lineage"  # folder in a training's state, and of its run: `versions/record.py`
 
 
 def start(
@@ -58,7 +59,7 @@ def start(
     cut, before.
 
     Args:
-        folder: holds `journal.jsonl`; gets `run.json`.
+        folder: holds `journal.jsonl`, and RECORDS; gets `run.json`.
         recipe: names the experiment.
         name: of the run, and of what waits of it.
         fingerprint: of the training.
@@ -106,7 +107,13 @@ class Training:
         if about.get("run_id") != run_id:
             self.keep(run_id=run_id, sent_rows=0)
         _log_facts(client, run, about["params"], about["tags"], about["datasets"])
+        self.log_record(client, run_id)
         return run_id
+
+    def log_record(self, client: "MlflowClient", run_id: str) -> None:
+        """Send the record of what the training comes from, as it is now."""
+        if (record := self.folder / RECORDS).exists():
+            client.log_artifacts(run_id, str(record), RECORDS)
 
     def send(self, client: "MlflowClient", run_id: str, rows: int) -> None:
         """Send those of the journal's first `rows` rows that have not been sent."""

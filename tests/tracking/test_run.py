@@ -1,16 +1,13 @@
 """Runs, against real MLflow databases in temporary folders."""
 
 import json
-import os
 import signal
-import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
-from nanogpt.tracking import lineage
 from nanogpt.training.journal import Journal, read
 from tests.kit.toy import eventually
 from tests.kit.trainings import begin, client, finish, logged, metrics, python, runs, save, train
@@ -154,63 +151,3 @@ def test_a_killed_run_does_not_run_for_ever(root: Path) -> None:
     )
     finish(resumed)
     assert logged(dead.info.run_id) == list(range(1, 9))
-
-
-def test_a_commit_and_whether_files_differ_from_it(root: Path) -> None:
-    def git(*arguments: str) -> str:
-        names = ["-c", "user.name=n", "-c", "user.email=e@localhost", "-c", "safe.directory=*"]
-        return subprocess.check_output(["git", *names, *arguments], text=True).strip()
-
-    git("init", "-q")
-    (root / "nanogpt").mkdir()
-    for name in ("params.yaml", "dvc.lock", "nanogpt/__init__.py"):
-        (root / name).write_text("1\n")
-    git("add", "params.yaml", "dvc.lock", "nanogpt")
-    git("commit", "-q", "-m", "first")
-    if os.geteuid() == 0:  # a checkout of another user's, where git says nothing unless it is told
-        for path in (root, root / ".git"):
-            os.chown(path, 12345, 12345)
-    (root / "dvc.lock").write_text("2\n")  # as DVC does before it comes to `train`
-    finish(begin(root / "state", 4))
-    (root / "params.yaml").write_text("2\n")
-    finish(begin(root / "second", 4))
-    commits = {run.data.tags["mlflow.source.git.commit"] for run in runs()}
-    assert commits == {git("rev-parse", "HEAD")}
-    assert [run.data.tags["git.dirty"] for run in runs()] == ["true", "false"]
-
-
-@pytest.mark.parametrize(
-    ("name", "differs"),
-    [
-        ("nanogpt/new.py", True),
-        ("pipelines/mine/params.yaml", True),
-        ("pipelines/mine/dvc.lock", False),
-        ("notes.txt", False),
-    ],
-)
-def test_code_that_was_never_added_is_in_no_commit(root: Path, name: str, differs: bool) -> None:
-    (root / "nanogpt").mkdir()
-    (root / "nanogpt" / "__init__.py").touch()
-    person = ["git", "-c", "user.name=n", "-c", "user.email=e@localhost"]
-    for words in (["init", "-q"], ["add", "nanogpt"], ["commit", "-q", "-m", "first"]):
-        subprocess.run([*person, *words], check=True)
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).touch()
-    assert lineage.describe()["git.dirty"] == str(differs).lower()
-
-
-@pytest.mark.parametrize("around", ["nothing", "a repository without a commit", "a stranger's"])
-def test_code_in_no_commit_is_said_and_gets_no_others(
-    root: Path, around: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(root.parent.parent))
-    person = ["git", "-c", "user.name=n", "-c", "user.email=e@localhost"]
-    if around != "nothing":
-        subprocess.run([*person, "init", "-q"], cwd=root.parent, check=True)
-    if around == "a stranger's":
-        words = ["commit", "-q", "--allow-empty", "-m", "of another project"]
-        subprocess.run([*person, *words], cwd=root.parent, check=True)
-    tags = lineage.describe()
-    assert "mlflow.source.git.commit" not in tags
-    assert tags["git.missing"] in caplog.text
-    assert "names no commit with its code" in caplog.text

@@ -79,6 +79,7 @@ def register(
     tags: Mapping[str, Any],
     sampling: Mapping[str, Any],
     dataset: Mapping[str, Any],
+    made_of: Mapping[str, str] | None = None,
 ) -> str:
     """Register a model directory as the `candidate` of `nanogpt-<recipe>`.
 
@@ -90,6 +91,7 @@ def register(
         tags: what the model is made of; those of the uploaded model, `base` of the version too.
         sampling: what `predict` does when it is not told; section `sample` of the settings.
         dataset: that was validated on, as `run.start` takes it.
+        made_of: tags of the version by which it is searched for; what waits from before has none.
 
     Returns:
         The version.
@@ -102,7 +104,7 @@ def register(
     short = {key: f"{value:.4f}" for key, value in metrics.items()}
     if base := tags.get("base"):
         short["base"] = base
-    short["weights_sha256"] = weights_sha256
+    short |= {**(made_of or {}), "weights_sha256": weights_sha256}
     client.set_tag(run_id, "weights_sha256", weights_sha256)
     if card:
         client.set_tag(run_id, describe.NOTE, card)
