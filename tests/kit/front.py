@@ -129,7 +129,7 @@ def mlflow_server(folder: Path) -> Iterator[int]:
             start_new_session=True,
         )
         try:
-            while not _healthy(port):
+            while not healthy(port):
                 assert server.poll() is None, (folder / "server.log").read_text()
                 time.sleep(0.1)
             yield port
@@ -138,7 +138,7 @@ def mlflow_server(folder: Path) -> Iterator[int]:
             server.wait()
 
 
-def _healthy(port: int) -> bool:
+def healthy(port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/health")
