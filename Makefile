@@ -11,7 +11,7 @@ VENV := .venv
 # Only what is typed after `make` counts: a variable of the environment that happens to have one of
 # these names was not meant. What was typed reaches a command as it is, through the environment of
 # the shell, where neither make nor the shell reads anything into it.
-TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES PREFECT_PORT REVS
+TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES PREFECT_PORT REVS REASON
 $(foreach name,$(TYPED),$(if $(filter command,$(firstword $(origin $(name)))),,$(eval $(name) :=)))
 unexport $(TYPED) RECIPE LIKE PYTHON VENV PYTHONSAFEPATH
 $(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(name))))
@@ -55,7 +55,7 @@ endif
 # Prefect's database and settings live here, apart from the user's own.
 export PREFECT_HOME := $(CURDIR)/.prefect
 
-.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub report lineage compare plots flow join deploy undeploy ui sync-tracking test test-slow torture lint types check bench recipes lock clean-states clean
+.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub report lineage history promote rollback compare plots flow join deploy undeploy ui sync-tracking test test-slow torture lint types check bench recipes lock clean-states clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-24s%s\n", $$1, $$2}'
@@ -96,6 +96,17 @@ report: $(READY) ## show what came out of a recipe's last run (RECIPE=)
 lineage: $(READY) ## show where a model comes from: MODEL=models:/name@champion (OUT=a folder for all of it)
 	$(if $(value MODEL),,$(error say MODEL=models:/<name>@<alias>, a model directory or the id of a run))
 	@$(nanogpt) lineage $(call given,out,OUT) -- "$$TYPED_MODEL"
+
+history: $(READY) ## show every move of a model's aliases: when, from, to, why (RECIPE= MODEL=)
+	@$(nanogpt) history $(recipe) $(call given,model,MODEL)
+
+promote: $(READY) ## make a version champion: MODEL=models:/name/3 REASON="why"
+	$(if $(and $(value MODEL),$(value REASON)),,$(error say MODEL=models:/<name>/<version> and REASON="why"))
+	@$(nanogpt) promote $(call given,reason,REASON) -- "$$TYPED_MODEL"
+
+rollback: $(READY) ## make the champion before the present one champion again: REASON="why" (RECIPE= MODEL=)
+	$(if $(value REASON),,$(error say REASON="why"))
+	@$(nanogpt) rollback $(recipe) $(call given,model,MODEL) $(call given,reason,REASON)
 
 compare: $(READY) ## show a recipe's experiments, best first, and in what they differ (RECIPE=)
 	@python -m pipelines.compare -- "$$TYPED_RECIPE"

@@ -36,6 +36,10 @@ Recipe = Annotated[
     Path,
     typer.Option(help="A recipe, by its folder or its name.", parser=find_recipe, metavar="RECIPE"),
 ]
+Registered = Annotated[
+    str | None, typer.Option(help="models:/<name>, else the recipe's.", metavar="MODEL")
+]
+Reason = Annotated[str, typer.Option(help="Why, in a sentence; the history keeps it.")]
 
 
 @app.callback()
@@ -158,6 +162,39 @@ def lineage(
     from nanogpt.commands.lineage import show
 
     show(model, out, as_json)
+
+
+@app.command()
+def history(
+    recipe: Recipe = Path(),
+    model: Registered = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With the evidence of each.")] = False,
+) -> None:
+    """Show every move of a model's aliases: when, from, to, why, by whom."""
+    from nanogpt.commands.history import show
+
+    show(recipe, model, as_json)
+
+
+@app.command()
+def promote(
+    model: Annotated[
+        str, typer.Argument(help="models:/<name>/<version> or models:/<name>@<alias>")
+    ],
+    reason: Reason,
+) -> None:
+    """Make a version champion, whatever it scores."""
+    from nanogpt.commands.history import promote
+
+    promote(model, reason)
+
+
+@app.command()
+def rollback(reason: Reason, recipe: Recipe = Path(), model: Registered = None) -> None:
+    """Make the champion before the present one champion again; twice, the one before that."""
+    from nanogpt.commands.history import rollback
+
+    rollback(recipe, model, reason)
 
 
 @app.command()

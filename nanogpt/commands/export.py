@@ -30,6 +30,7 @@ from nanogpt.formats.weights import hub_tensors, load_model
 from nanogpt.sources.fetch import SourceError
 from nanogpt.sources.hub import PICKLES
 from nanogpt.tracking.versions.fetch import download_registered
+from nanogpt.tracking.versions.names import PREFIX, name_of
 
 DTYPES: dict[str, Any] = {  # the first is taken where none is named
     "hf": {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
@@ -57,7 +58,7 @@ def open_model(model: str) -> Iterator[tuple[str, Path]]:
             except (SourceError, UserError) as error:
                 passing = isinstance(error, SourceError) and error.passing
                 raise (NotNow if passing else UserError)(f"{model}: {error}") from None
-            yield model.removeprefix("models:/").partition("@")[0].partition("/")[0], folder
+            yield name_of(model), folder
         elif (Path(model) / "config.json").exists():
             folder = Path(model).resolve()
             yield folder.parent.name if folder.name == "model" else folder.name, Path(model)
@@ -65,6 +66,7 @@ def open_model(model: str) -> Iterator[tuple[str, Path]]:
             raise UserError(
                 f"{model} is neither a folder with a config.json nor a model in MLflow's"
                 " registry, models:/<name>@<alias> or models:/<name>/<version>"
+                + (f"; did you mean models:/{model}?" if model.startswith(PREFIX) else "")
             )
 
 

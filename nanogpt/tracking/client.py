@@ -4,9 +4,10 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nanogpt.common.errors import UserError
+from nanogpt.common.errors import NotNow, UserError
 from nanogpt.tracking import location
 from nanogpt.tracking.trouble import explain
 
@@ -47,12 +48,31 @@ def usable() -> "MlflowClient":
     """A client for a command that is of no use without one.
 
     Raises:
-        UserError: why there is none.
+        UserError: why there is none; NotNow if that passes.
+    """
+    with asking():
+        return connect()
+
+
+@contextmanager
+def asking() -> Iterator[None]:
+    """Tell in a line why MLflow does not answer a command, or refuses.
+
+    Raises:
+        UserError: why; NotNow if that passes.
     """
     try:
-        return connect()
+        yield
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"MLflow at {location.address()}: {explain(error)}") from None
+        from mlflow.exceptions import MlflowException
+
+        if not isinstance(error, (MlflowException, OSError)):
+            raise
+        trouble = explain(error)
+        kind = NotNow if trouble.passing else UserError
+        raise kind(f"MLflow at {location.address()}: {trouble}") from None
 
 
 def check() -> None:

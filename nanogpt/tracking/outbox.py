@@ -30,7 +30,7 @@ from nanogpt.tracking import entries, location
 from nanogpt.tracking.client import connect
 from nanogpt.tracking.run import RECORDS, Run, Training
 from nanogpt.tracking.trouble import Trouble, explain
-from nanogpt.tracking.versions import history, registry
+from nanogpt.tracking.versions import history, names, registry
 from nanogpt.tracking.versions.registry import Identity
 from nanogpt.training import checkpoint, journal
 
@@ -243,7 +243,7 @@ def _send_result(client: "MlflowClient", entry: Path, trainings: Mapping[str, Tr
         raise _strange(entry) from None
     if trouble := trainings.get(identity.key):
         raise _TrainingFirst(trouble)
-    history.notice(client, f"{history.PREFIX}{identity.recipe}")
+    history.notice(client, f"{names.PREFIX}{identity.recipe}")
     run = registry.run_of(client, identity)
     if scored:
         return registry.record_evaluation(client, run, identity, **values).reason

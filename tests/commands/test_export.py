@@ -174,8 +174,10 @@ def test_a_registered_model_is_fetched(registered: Path, run: Run) -> None:
     assert exported(Path("exports/nanogpt-plays/hf")) == contents(registered)
     code, said = run("export", "models:/nanogpt-plays/7")
     assert code == 2
-    assert "export: models:/nanogpt-plays/7: MLflow at sqlite:///" in said
-    assert "version=7) not found; its names, versions and aliases are in `nanogpt ui`" in said
+    assert "export: models:/nanogpt-plays/7: nanogpt-plays has no version 7: it was deleted" in said
+    assert "; it has version 1 and @candidate (version 1)" in said
+    code, said = run("export", "nanogpt-plays@candidate")
+    assert said.endswith("; did you mean models:/nanogpt-plays@candidate?")
 
 
 MISTAKES = {

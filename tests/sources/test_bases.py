@@ -271,9 +271,8 @@ def test_registered_model_comes_with_its_lineage(registered: str, tmp_path: Path
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         assert Path("data/base", name).read_bytes() == (tmp_path / "model" / name).read_bytes()
     message = refused("models:/nanogpt-plays/7", "models:/nanogpt-games@champion")
-    assert "MLflow at sqlite:///" in message
-    assert "Model Version (name=nanogpt-plays, version=7) not found; its names, versions" in message
-    assert "Registered Model with name=nanogpt-games not found; its names, versions" in message
+    assert "nanogpt-plays has no version 7: it was deleted, or there was none; it has v" in message
+    assert "MLflow at sqlite:///mlflow.db has no model nanogpt-games; there are nanogpt" in message
 
 
 def test_mlflow_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

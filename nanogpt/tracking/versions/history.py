@@ -26,13 +26,13 @@ from nanogpt.common.secrets import public
 from nanogpt.tracking import describe, location
 from nanogpt.tracking.naming import GIT
 from nanogpt.tracking.run import experiment
+from nanogpt.tracking.versions.names import PREFIX, there
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
-PREFIX = "nanogpt-"  # of a registered model's name, before that of its recipe
 TAG = "mlflow.nanogpt.move."
 TOGETHER = timedelta(minutes=1)  # two moves that were made at once
 HAND = "set by hand"
@@ -48,10 +48,10 @@ class Move:
         name: of the registered model.
         before: the version that had the alias; "" none.
         after: the version that has it; "" none.
-        who: "" where nobody knows.
+        who: a person, and the commit of the code; "" where nobody knows.
+        by: what moved it: training, gate, promote, rollback; "hand" all else; "" found.
         evidence: scores, interval, digest of the text: whatever decided it.
         model: when the registered model was made, in ms; one made anew counts from version 1 again.
-        back: it takes an earlier move back.
         done: the alias was set; else the process ended in between, or is at it now.
     """
 
@@ -62,9 +62,9 @@ class Move:
     after: str
     why: str
     who: str = ""
+    by: str = ""
     evidence: Mapping[str, Any] = field(default_factory=dict)
     model: int = 0
-    back: bool = False
     done: bool = True
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
@@ -90,7 +90,6 @@ def move(
     why: str,
     evidence: Mapping[str, Any] | None = None,
     by: str = "",
-    back: bool = False,
 ) -> Move:
     """Record that an alias moves to a version, and move it.
 
@@ -98,8 +97,7 @@ def move(
 
     Args:
         why: a sentence.
-        by: what moves it: gate, training, promote, rollback.
-        back: it takes an earlier move back.
+        by: what moves it: training, gate, promote, rollback.
 
     Raises:
         Exception: MLflow does not answer, or refuses.
@@ -109,9 +107,18 @@ def move(
     before = str(model.aliases.get(alias, ""))
     known = moves(client, name)
     new = Move(
-        _later(known), name, alias, before, version, public(why), f"{_person()}, {by or 'nanogpt'}",
-        evidence or {}, model.creation_timestamp, back, done=False,
-    )  # fmt: skip
+        _later(known),
+        name,
+        alias,
+        before,
+        version,
+        public(why),
+        _person(),
+        by,
+        evidence or {},
+        model.creation_timestamp,
+        done=False,
+    )
     if before == version:
         return replace(new, done=True)
     # the record first: a move that nobody can explain is worse than one that is told twice
@@ -136,7 +143,7 @@ def notice(client: "MlflowClient", name: str) -> list[Move]:
     """
     while True:  # until nobody writes in between
         known = moves(client, name)
-        model = _model(client, name)
+        model = there(client.get_registered_model, name)
         if known == moves(client, name):
             break
     aliases = {alias: str(number) for alias, number in model.aliases.items()} if model else {}
@@ -145,17 +152,22 @@ def notice(client: "MlflowClient", name: str) -> list[Move]:
     found = []
     for alias in sorted({*last, *aliases}):
         now = aliases.get(alias, "")
+        by, evidence = "hand", {}
         if (before := last.get(alias)) is None:
-            why, old = (HAND, []) if known else (FOUND, describe.rows(model.description))
-            evidence = {"page": old} if alias == "champion" and old else {}
-            found.append(Move("", name, alias, "", now, why, "", evidence, made))
+            old = describe.rows(model.description) if alias == "champion" else []
+            if known:
+                why = HAND
+            else:
+                why, by, evidence = FOUND, "", {"page": old} if old else {}
         elif made != before.model and (before.after or now):
             state = f"made again on {_date(made)}" if model else "is not there now"
             why = f"{name} was deleted, and {state}"
-            found.append(Move("", name, alias, before.after, now, why, model=made))
         elif now != before.after and (before.done or now != before.before):
-            why = _by_whom(client, before, now, known)
-            found.append(Move("", name, alias, before.after, now, why, model=made))
+            why = _how(client, before, now, known)
+        else:
+            continue
+        was = before.after if before else ""
+        found.append(Move("", name, alias, was, now, why, "", by, evidence, made))
     if not found:
         return []
     place = experiment(client, name.removeprefix(PREFIX))
@@ -177,9 +189,9 @@ def told(move: Move) -> str:
 
 
 def former(moves: Iterable[Move], alias: str, model: int) -> list[str]:
-    """The versions that a move back of an alias can go to, the latest last.
+    """The versions that a rollback of an alias can go to, the latest last.
 
-    A move pushes its version; a move back pops down to its own. So going back twice goes two
+    A move pushes its version; a rollback pops down to its own. So going back twice goes two
     versions back, and not to and fro.
 
     Args:
@@ -189,7 +201,7 @@ def former(moves: Iterable[Move], alias: str, model: int) -> list[str]:
     for move in moves:
         if move.alias != alias or move.model != model or not move.done or not move.after:
             continue
-        if move.back and move.after in stack:
+        if move.by == "rollback" and move.after in stack:
             while stack[-1] != move.after:
                 stack.pop()
         elif stack[-1:] != [move.after]:
@@ -197,12 +209,16 @@ def former(moves: Iterable[Move], alias: str, model: int) -> list[str]:
     return stack
 
 
-def taken_back(moves: Iterable[Move], alias: str, version: str, model: int) -> Move | None:
-    """The move that took this alias from a version on purpose, unless it was given it since."""
+def withdrawn(moves: Iterable[Move], alias: str, version: str, model: int) -> Move | None:
+    """The move by which a person took this alias from a version, unless it was given it since.
+
+    Args:
+        model: when the registered model was made.
+    """
     found = None
     for move in moves:
         if move.alias == alias and move.model == model and move.done:
-            if move.back and move.before == version:
+            if move.before == version and move.by in ("promote", "rollback", "hand"):
                 found = move
             elif move.after == version:
                 found = None
@@ -232,35 +248,17 @@ def _show(client: "MlflowClient", name: str, known: list[Move]) -> None:
     client.update_registered_model(name, describe.champions(about, rows))
 
 
-def _by_whom(client: "MlflowClient", last: Move, now: str, known: Iterable[Move]) -> str:
+def _how(client: "MlflowClient", last: Move, now: str, known: Iterable[Move]) -> str:
     """Why an alias is not where its last move left it, as far as that can be known."""
     same = [move for move in known if move.alias == last.alias and move.after == now]
     if now and same and _time(last.when) - _time(same[-1].when) < TOGETHER:
         return "two moves at once, of which this one came last"
     since = f"since {_date(_time(last.when).timestamp() * 1000)}"
-    if not now and last.after:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            client.get_model_version(last.name, last.after)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return f"version {last.after} was deleted {since}"
-            raise
+    if not now and not there(client.get_model_version, last.name, last.after):
+        return f"version {last.after} was deleted {since}"
+    if not now:
         return f"removed by hand {since}"
     return f"{HAND} {since}"
-
-
-def _model(client: "MlflowClient", name: str) -> Any:
-    """A registered model, or None."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
 
 
 def _later(known: list[Move]) -> str:

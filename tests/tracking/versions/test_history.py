@@ -25,8 +25,8 @@ def versions(count: int) -> None:
         client().create_model_version(NAME, "file:///elsewhere")
 
 
-def promote(version: str, why: str = "better", back: bool = False) -> Move:
-    return history.move(connect(), NAME, "champion", version, why, by="gate", back=back)
+def promote(version: str, why: str = "better") -> Move:
+    return history.move(connect(), NAME, "champion", version, why, by="gate")
 
 
 def champion() -> str:
@@ -52,7 +52,7 @@ def test_each_move_is_kept_with_what_decided_it(root: Path) -> None:
     assert (second.alias, second.before, second.after) == ("candidate", "", "2")
     assert (third.before, third.after, third.evidence) == ("1", "2", evidence)
     assert third.why == "0.8 % better than https://example.org/a.txt"
-    assert third.who.endswith(", gate")
+    assert (third.who != "", third.by) == (True, "gate")
     assert first.when < second.when < third.when
     model = client().get_registered_model(NAME)
     assert model.tags == {}  # its page shows them all, at full length
@@ -194,20 +194,21 @@ def test_two_writers_at_once_lose_nothing(root: Path) -> None:
 
 
 def test_going_back_twice_goes_two_champions_back() -> None:
-    def moved(before: str, after: str, back: bool = False) -> Move:
-        return Move("", NAME, "champion", before, after, "", model=1, back=back)
+    def moved(before: str, after: str, by: str = "gate") -> Move:
+        return Move("", NAME, "champion", before, after, "", by=by, model=1)
 
     moves = [moved("", "1"), moved("1", "2"), moved("2", "3")]
     assert history.former(moves, "champion", 1) == ["1", "2", "3"]
-    moves += [moved("3", "2", back=True)]
+    moves += [moved("3", "2", "rollback")]
     assert history.former(moves, "champion", 1) == ["1", "2"]
-    assert history.taken_back(moves, "champion", "3", 1) == moves[-1]
-    moves += [moved("2", "1", back=True)]
+    assert history.withdrawn(moves, "champion", "3", 1) == moves[-1]
+    assert history.withdrawn(moves, "champion", "1", 1) is None  # by the gate
+    moves += [moved("2", "1", "rollback")]
     assert history.former(moves, "champion", 1) == ["1"]
-    moves += [moved("1", "3")]
+    moves += [moved("1", "3", "promote")]
     assert history.former(moves, "champion", 1) == ["1", "3"]
-    assert history.taken_back(moves, "champion", "3", 1) is None
-    assert history.taken_back(moves, "champion", "2", 1) is not None
+    assert history.withdrawn(moves, "champion", "3", 1) is None
+    assert history.withdrawn(moves, "champion", "2", 1) is not None
     assert history.former(moves, "champion", 2) == []
 
 
