@@ -270,6 +270,11 @@ class Settings(Section):
         """Name of the recipe: the last part of `data`."""
         return Path(self.data).name
 
+    @property
+    def lock(self) -> Path:
+        """Where DVC writes down what each stage of the recipe took and made, seen from the root."""
+        return Path(self.params).with_name("dvc.lock")
+
 
 class FromScratch(Settings):
     model: Model

@@ -19,7 +19,7 @@ from nanogpt.common.recipe import how_to_run
 from nanogpt.formats.weights import weights_sha256
 from nanogpt.settings import Sample, load
 from nanogpt.text.samples import from_markdown
-from nanogpt.tracking import pages
+from nanogpt.tracking import outbox, pages
 from nanogpt.tracking.versions import registry
 from nanogpt.tracking.versions.registry import Identity
 
@@ -47,7 +47,10 @@ def show(recipe: Path) -> None:
     scores = {} if "eval" in old else _read(data / "eval.json")
     samples = {} if "sample" in old else _samples(data / "samples.md")
     seconds = _read(data / "seconds.json")
-    known = registry.summary(Identity(settings.recipe, weights_sha256(data / "model")))
+    identity = Identity(settings.recipe, weights_sha256(data / "model"))
+    known = registry.summary(identity)
+    if known:  # DVC wrote the last stage down when that had told MLflow all it knew
+        outbox.locked(identity, data / "model", recipe / "dvc.lock")
 
     table = Table(title=f"recipe {settings.recipe}", show_header=False, title_justify="left")
     table.add_column(justify="left")

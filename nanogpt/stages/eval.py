@@ -48,6 +48,7 @@ def main(settings: Settings) -> None:
     lineage = {"tokens_sha256": tokens.digest, "base_digest": base.name and base.digest}
     identity = Identity(settings.recipe, weights_sha256(model), lineage)
     print(f"eval: {outbox.evaluated(identity, scores, datasets.describe(tokens, name))}")
+    outbox.locked(identity, model, settings.lock)
 
 
 def score(

@@ -36,7 +36,9 @@ def main(settings: Settings) -> None:
     # MLflow groups by the first column, and compares the second
     table = {"sample": [*texts], "text": [public(text) for text in texts.values()]}
     table["prompt"] = [public(prompt)] * len(texts)
-    outbox.sampled(Identity(settings.recipe, weights_sha256(model)), out, table)
+    identity = Identity(settings.recipe, weights_sha256(model))
+    outbox.sampled(identity, out, table)
+    outbox.locked(identity, model, settings.lock)
 
 
 def sample(model: Path, prompt: str, settings: Settings, samples: int) -> list[str]:

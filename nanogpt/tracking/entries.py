@@ -17,7 +17,7 @@ from typing import Any
 from nanogpt.common.files import remove_folder, whole_folder
 from nanogpt.tracking import location
 
-KINDS = ("training", "evaluation", "sample")  # in the order in which they need each other
+KINDS = ("training", "lock", "evaluation", "sample")  # in the order in which they need each other
 
 
 def unique(key: str) -> str:

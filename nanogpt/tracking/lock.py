@@ -8,15 +8,21 @@ A stage belongs to another if it took the very bytes that the other wrote. DVC w
 entry when the stage has ended: so a training finds those before it, `eval` that of the training.
 """
 
+import tempfile
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from nanogpt.common import states
+from nanogpt.tracking.run import RECORDS
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+LOCK = f"{RECORDS}/dvc.lock"  # the artifact
 Stages = dict[str, Any]  # as dvc.lock has them, by name
 BEFORE = ("check", "download", "tokenize")
 
@@ -51,6 +57,17 @@ def dump(stages: Stages) -> str:
     return out.getvalue()
 
 
+def add(client: "MlflowClient", run_id: str, stages: Stages) -> None:
+    """Add stages to the lock that is with a run, in the place of what it had of them."""
+    there = [file.path for file in client.list_artifacts(run_id, RECORDS)]
+    known: Stages = {}
+    if LOCK in there:
+        with tempfile.TemporaryDirectory() as place:
+            known = read(Path(client.download_artifacts(run_id, LOCK, place)))
+    if there and known != known | stages:  # a run of before there were records gets none
+        client.log_text(run_id, dump(known | stages), LOCK)
+
+
 def before_training(stages: Stages, tokens: Path) -> Stages:
     """The stages that made these tokens, if the lock is of them."""
     earlier = {name: stages[name] for name in BEFORE if name in stages}
@@ -77,10 +94,10 @@ def _made(stage: Any, folder: Path) -> bool:
 def _chain(stages: Stages, name: str) -> Stages:
     """A stage, and all that are joined to it by the same bytes."""
     known = {name}
-    while more := {
-        other for other in stages.keys() - known if _joined(stages[other], stages, known)
-    }:
-        known |= more
+    while more := [
+        other for other in stages if other not in known and _joined(stages[other], stages, known)
+    ]:
+        known.add(more[0])  # one at a time: of two that do not fit each other the first counts
     return {name: stage for name, stage in stages.items() if name in known}
 
 

@@ -3,6 +3,7 @@
     end(run, "FINISHED", model, registration)           # train
     print(evaluated(identity, scores, dataset))         # eval
     sampled(identity, path, table)                      # sample
+    locked(identity, model, lock)                       # eval, sample, and `nanogpt report`
     send_all()                                          # `nanogpt sync`
 
 Each call sends what waited before it as well. An entry holds all that it needs, so it can be sent
@@ -27,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from nanogpt.common.errors import UserError
 from nanogpt.tracking import entries, location
+from nanogpt.tracking import lock as locks
 from nanogpt.tracking.client import connect
 from nanogpt.tracking.run import RECORDS, Run, Training
 from nanogpt.tracking.trouble import Trouble, explain
@@ -152,6 +154,16 @@ def sampled(identity: Identity, path: Path, table: Mapping[str, Sequence[str]]) 
     _tell("sample", identity, f"{path.name} of {identity.weights_sha256[:12]}", values)
 
 
+def locked(identity: Identity, model: Path, lock: Path) -> None:
+    """Add to the record of a model what DVC has written down since of the stages around it.
+
+    Nothing, where the stages are run by hand, or the lock is of another model.
+    """
+    if stages := locks.of_model(locks.read(lock), model):
+        title = f"{lock.name} of {identity.weights_sha256[:12]}"
+        _tell("lock", identity, title, {"stages": locks.dump(stages)})
+
+
 def deliver(patience: float) -> Iterator[Result]:
     """Send what waits, in order; nothing is begun after `patience` seconds."""
     if not entries.waiting():
@@ -205,6 +217,8 @@ def _send(
     try:
         if entries.kind(entry) == "training":
             says = _send_training(client, entry)
+        elif entries.kind(entry) == "lock":
+            says = _send_lock(client, entry, trainings)
         else:
             says = _send_result(client, entry, trainings)
     except _TrainingFirst as error:
@@ -248,6 +262,21 @@ def _send_result(client: "MlflowClient", entry: Path, trainings: Mapping[str, Tr
     if scored:
         return registry.record_evaluation(client, run, identity, **values).reason
     registry.record_samples(client, run, **values)
+    return "it is with its run"
+
+
+def _send_lock(client: "MlflowClient", entry: Path, trainings: Mapping[str, Trouble]) -> str:
+    try:
+        values = json.loads((entry / "values.json").read_text("utf-8"))
+        identity, stages = Identity(**values["identity"]), locks.parse(values["stages"])
+    except (KeyError, TypeError, ValueError):
+        raise _strange(entry) from None
+    if trouble := trainings.get(identity.key):
+        raise _TrainingFirst(trouble)
+    run = registry.run_of(client, identity, make=False)
+    if run is None:
+        return "its run is gone"
+    locks.add(client, run.info.run_id, stages)
     return "it is with its run"
 
 

@@ -132,7 +132,7 @@ def begin(
         sources=sources,
         **dict(around),
     )
-    stages = lock.before_training(lock.read(recipe / LOCK), tokens.folder)
+    stages = lock.before_training(lock.read(settings.lock), tokens.folder)
     with whole_folder(folder) as new:
         (new / RECORD).write_text(_json(record), encoding="utf-8")
         (new / PARAMS).write_text(_params(Path(settings.params)), encoding="utf-8")
