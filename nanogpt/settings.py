@@ -188,6 +188,7 @@ class Machine(Section):
     device: Literal["auto", "cpu", "cuda", "mps"]
     dtype: Literal["auto", "float32", "bfloat16", "float16"]
     compile: Auto | bool
+    deterministic: bool
     processes: Auto | Size
     parallel: Literal["auto", "ddp", "fsdp"]
     nodes: Size | Annotated[str, Field(pattern="^[1-9][0-9]{0,3}:[1-9][0-9]{0,3}$")]

@@ -37,6 +37,7 @@ class World:
     device: torch.device
     compute: torch.dtype
     compile: bool
+    deterministic: bool  # whether a training gives the same bytes again
     parallel: str  # auto, ddp or fsdp, as asked
     parent: int
     control: dist.ProcessGroup | None = None  # exchanges numbers without waiting for a device
@@ -48,6 +49,7 @@ class World:
             "device": self.device.type,
             "dtype": str(self.compute).removeprefix("torch."),
             "compile": self.compile,
+            "deterministic": self.deterministic,
             "processes": self.size,
             "threads": torch.get_num_threads(),
         }
@@ -228,6 +230,17 @@ def _compiles(machine: Machine, device: torch.device) -> bool:
     return False
 
 
+def _sum_in_order() -> None:
+    """Have CUDA's kernels sum in one order, not in the order in which their threads come.
+
+    Else the gradients of attention and of embeddings differ in their last bits from run to run.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
+    torch.use_deterministic_algorithms(True)
+    # nothing here reads memory before it is written; torch's module declares no such name
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
 def join(machine: Machine, trains: bool = False) -> World:
     """Join the processes that torchrun started, or be the only one.
 
@@ -238,6 +251,8 @@ def join(machine: Machine, trains: bool = False) -> World:
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = machine.dtype != "float32"
+        if trains and machine.deterministic:
+            _sum_in_order()
     # before the processes meet: who refuses is not waited for
     compiled = trains and _compiles(machine, device)
     control = saving = None
@@ -250,6 +265,7 @@ def join(machine: Machine, trains: bool = False) -> World:
         device=device,
         compute=pick_compute(machine, device.type),
         compile=compiled,
+        deterministic=machine.deterministic or device.type == "cpu",
         parallel=machine.parallel,
         parent=os.getppid(),
         control=control,
