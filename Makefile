@@ -11,7 +11,7 @@ VENV := .venv
 # Only what is typed after `make` counts: a variable of the environment that happens to have one of
 # these names was not meant. What was typed reaches a command as it is, through the environment of
 # the shell, where neither make nor the shell reads anything into it.
-TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES PREFECT_PORT REVS REASON
+TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES PREFECT_PORT REVS REASON KEY
 $(foreach name,$(TYPED),$(if $(filter command,$(firstword $(origin $(name)))),,$(eval $(name) :=)))
 unexport $(TYPED) RECIPE LIKE PYTHON VENV PYTHONSAFEPATH
 $(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(name))))
@@ -55,7 +55,7 @@ endif
 # Prefect's database and settings live here, apart from the user's own.
 export PREFECT_HOME := $(CURDIR)/.prefect
 
-.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub report lineage history promote rollback compare plots flow join deploy undeploy ui sync-tracking test test-slow torture lint types check bench recipes lock clean-states clean
+.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub attest verify report lineage history promote rollback compare plots flow join deploy undeploy ui sync-tracking test test-slow torture lint types check bench recipes lock clean-states clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-24s%s\n", $$1, $$2}'
@@ -89,6 +89,14 @@ export: $(READY) ## write a model for other programs: MODEL=models:/name@champio
 push-to-hub: $(READY) ## upload a model to the Hugging Face hub: MODEL= REPO=user/name (DRY_RUN=1 PUBLIC=1)
 	$(if $(and $(value MODEL),$(value REPO)),,$(error say MODEL= and REPO=user/name))
 	@$(nanogpt) push $(call given,repo,REPO) $(call flag,public,PUBLIC) $(call flag,dry-run,DRY_RUN) -- "$$TYPED_MODEL"
+
+attest: $(READY) ## sign a version, with what it was made of: MODEL=models:/name@champion KEY=private.pem (OUT=)
+	$(if $(and $(value MODEL),$(value KEY)),,$(error say MODEL=models:/<name>@champion and KEY= a private key))
+	@$(nanogpt) attest $(call given,key,KEY) $(call given,out,OUT) -- "$$TYPED_MODEL"
+
+verify: $(READY) ## check a signed model, say what it was made of: MODEL=folder KEY=public.pem
+	$(if $(and $(value MODEL),$(value KEY)),,$(error say MODEL= a folder, or models:/<name>@<alias>, and KEY= a public key))
+	@$(nanogpt) verify $(call given,key,KEY) -- "$$TYPED_MODEL"
 
 report: $(READY) ## show what came out of a recipe's last run (RECIPE=)
 	@$(nanogpt) report $(recipe)

@@ -120,6 +120,38 @@ def push(
         upload(folder, repo, public, dry_run)
 
 
+@app.command()
+def attest(
+    model: Annotated[str, typer.Argument(help="models:/<name>@<alias>, or /<version>.")],
+    key: Annotated[Path | None, typer.Option(help="A private key, PEM, that signs.")] = None,
+    keyless: Annotated[
+        bool, typer.Option("--keyless", help="Sigstore signs, for whom a login names.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="A folder; attested/<name>-<version> if left out.")
+    ] = None,
+) -> None:
+    """Sign a registered version, with a statement of what it was made of."""
+    from nanogpt.commands.attest import attest
+
+    if (key is None) != keyless:
+        raise UserError("say who signs: --key private.pem (KEY=), or --keyless")
+    print(attest(model, key.expanduser() if key else None, out))
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="A signed folder, or models:/<name>@<alias>.")],
+    key: Annotated[Path | None, typer.Option(help="The public key, PEM, of who signed.")] = None,
+    identity: Annotated[str | None, typer.Option(help="Without a key: who signed.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="Without a key: who says so, a URL.")] = None,
+) -> None:
+    """Check that each file of a model is as it was signed, and say what it was made of."""
+    from nanogpt.commands.verify import verifier, verify
+
+    verify(model, verifier(key, identity, issuer))
+
+
 @app.command("check")
 def check_recipe(recipe: Recipe = Path()) -> None:
     """Refuse what a recipe asks for and can never get, before anything is fetched."""

@@ -1,0 +1,1 @@
+"""What proves to somebody else where a model comes from: a signed statement beside its files."""
