@@ -36,6 +36,7 @@ class Machine(Manifest):
     threads: int
     processes: int  # on all machines
     compile: bool
+    deterministic: bool
     parallel: str
     platform: str
     variables: dict[str, str]  # of the environment: CHOOSING
