@@ -55,7 +55,7 @@ endif
 # Prefect's database and settings live here, apart from the user's own.
 export PREFECT_HOME := $(CURDIR)/.prefect
 
-.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub attest verify report lineage history promote rollback compare plots flow join deploy undeploy ui sync-tracking test test-slow torture lint types check bench recipes lock clean-states clean
+.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub attest verify report lineage history promote rollback compare plots flow join deploy undeploy ui sync-tracking upgrade-mlflow test test-slow torture lint types check bench recipes lock clean-states clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-24s%s\n", $$1, $$2}'
@@ -139,6 +139,9 @@ ui: $(READY) ## show MLflow's and Prefect's pages, until Ctrl-C (PORT=5000 PREFE
 
 sync-tracking: $(READY) ## send what waits for MLflow: its server was down, or too slow
 	@$(nanogpt) sync
+
+upgrade-mlflow: $(READY) ## upgrade the mlflow.db of an older MLflow, and keep a copy of it as it was
+	@$(nanogpt) upgrade-mlflow
 
 test: $(READY) ## run the tests, a file at a time on each of two cores: 8 minutes
 	python -m pytest -n 2 --dist loadfile

@@ -237,6 +237,14 @@ def sync() -> None:
     sys.exit(send_all())
 
 
+@app.command("upgrade-mlflow")
+def upgrade_mlflow() -> None:
+    """Upgrade the local database of an older MLflow, and keep a copy of it as it was."""
+    from nanogpt.tracking.upgrade import upgrade
+
+    print(upgrade())
+
+
 @app.command()
 def clean(
     names: Annotated[list[Path] | None, typer.Argument(help="Some of them; else all.")] = None,

@@ -47,7 +47,7 @@ def tracking_uri() -> str:
 def address() -> str:
     """Which MLflow that is, without anyone's password; a database at the root keeps it if moved."""
     uri = tracking_uri()
-    if uri.startswith(SQLITE) and (database := _database(uri)).is_relative_to(root()):
+    if uri.startswith(SQLITE) and (database := database_of(uri)).is_relative_to(root()):
         return f"{SQLITE}{database.relative_to(root()).as_posix()}"
     return public(uri)
 
@@ -72,7 +72,7 @@ def artifact_location(uri: str, recipe: str) -> str | None:
     """Where a recipe's artifacts go: beside a local database; a server decides for itself."""
     if not uri.startswith(SQLITE):
         return None
-    return (_database(uri).parent / "mlruns" / recipe).as_posix()
+    return (database_of(uri).parent / "mlruns" / recipe).as_posix()
 
 
 @contextmanager
@@ -84,7 +84,7 @@ def prepared(uri: str) -> Iterator[None]:
     if not uri.startswith(SQLITE):
         yield
         return
-    database = _database(uri)
+    database = database_of(uri)
     making = database.with_name(database.name + ".making")
     check(uri)
     with FileLock(f"{database}.lock", timeout=PREPARE_SECONDS):
@@ -105,7 +105,7 @@ def check(uri: str) -> None:
     Raises:
         UserError: it is damaged, cannot be written, or is of an older or a newer MLflow.
     """
-    database = _database(uri)
+    database = database_of(uri)
     making = database.with_name(database.name + ".making")
     if making.exists():  # by another process now, or it will be made anew
         return
@@ -119,9 +119,7 @@ def check(uri: str) -> None:
         return
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
-            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            found = connection.execute("SELECT version_num FROM alembic_version") if tables else ()
-            versions = [version for (version,) in found]
+            version = _schema(connection)
             connection.execute("BEGIN IMMEDIATE")
             connection.rollback()
     except sqlite3.Error as error:
@@ -131,20 +129,37 @@ def check(uri: str) -> None:
             f"{database} is of no use to MLflow ({error}): make it a database of MLflow's that you"
             " may write, or move it away, with mlruns/, and a new one is made"
         ) from None
-    known = _schema_versions()
-    if versions and versions[0] not in known:
+    known = schema_versions()
+    if version and version not in known:
         raise UserError(
             f"{database} was made by a newer MLflow than the installed one; update this repository"
             " and its environment (`make`), or move it away, with mlruns/, and a new one is made"
         )
-    if versions and versions[0] != known[-1]:
+    if version and version != known[-1]:
         raise UserError(
-            f"{database} was made by an older MLflow; keep a copy of it, then run"
-            f" `mlflow db upgrade '{SQLITE}{database}'`"
+            f"{database} was made by an older MLflow: `make upgrade-mlflow` upgrades it, and keeps"
+            " it as it was in a copy"
         )
 
 
-def _schema_versions() -> list[str]:
+def schema(database: Path) -> str | None:
+    """The version of a database's tables; None where it has none.
+
+    Raises:
+        sqlite3.Error: it is no database, or not one of MLflow's.
+    """
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
+        return _schema(connection)
+
+
+def _schema(connection: sqlite3.Connection) -> str | None:
+    if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        return None
+    found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return found and str(found[0])
+
+
+def schema_versions() -> list[str]:
     """The versions that a database of the installed MLflow can have, the newest last.
 
     Read from the files of its migrations: importing mlflow would take two seconds.
@@ -163,7 +178,8 @@ def _schema_versions() -> list[str]:
     return [*sorted(versions & before), *(versions - before)]
 
 
-def _database(uri: str) -> Path:
+def database_of(uri: str) -> Path:
+    """The file of a local database."""
     return Path(uri.removeprefix(SQLITE).partition("?")[0]).absolute()
 
 

@@ -37,7 +37,11 @@ LASTING = (
     (r"\[SSL: (WRONG_VERSION_NUMBER|HTTP_REQUEST)", "look whether it is http:// or https://"),
     (r"INTERNAL_ERROR: Response: .*(auth|forbidden|denied|token)", ADVICE[401]),
     (r"not in a valid JSON format", ADVICE[404]),
-    (r"out-of-date database schema", "keep a copy of it, and run `mlflow db upgrade <its URI>`"),
+    (
+        r"out-of-date database schema",
+        "`make upgrade-mlflow` upgrades one of this machine, and keeps a"
+        " copy; whoever runs a server keeps a copy and runs `mlflow db upgrade <its URI>`",
+    ),
     (r"locate revision", "it was made by a newer MLflow than the one that is installed"),
     (r"not a database|malformed", "put a copy in its place, or move it away for a new one"),
     (r"read-?only|unable to open database|Permission denied", "make it a place that you may write"),

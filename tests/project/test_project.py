@@ -266,12 +266,12 @@ def test_what_a_target_needs_is_said(
 
 
 def test_the_commands_of_the_make_targets_are_those_of_nanogpt() -> None:
-    calls = r"(?:\$\(nanogpt\)|nanogpt\.commands\",) \"?([a-z]+)"
+    calls = r"(?:\$\(nanogpt\)|nanogpt\.commands\",) \"?([a-z-]+)"
     files = ("Makefile", "pipelines/run.py", "pipelines/ui.py")
     commands = [name for file in files for name in re.findall(calls, (ROOT / file).read_text())]
     script = Path(sys.executable).with_name("nanogpt")
     shown = subprocess.run([script, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
-    known = re.findall(r"^  ([a-z]+)  ", shown.partition("Commands:")[2], re.MULTILINE)
+    known = re.findall(r"^  ([a-z-]+)  ", shown.partition("Commands:")[2], re.MULTILINE)
     # `check` is run by the graph alone
     assert set(known) == set(commands) | {"check"}
     assert set(known) >= {"check", "sample", "export", "push", "report", "sync", "ui", "clean"}

@@ -164,7 +164,7 @@ def revision(number: str) -> str:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (revision("acf3f17fdcc7"), "made by an older MLflow; .*`mlflow db upgrade 'sqlite:///"),
+        (revision("acf3f17fdcc7"), "made by an older MLflow: `make upgrade-mlflow`"),
         (revision("ffffffffffff"), "made by a newer MLflow"),
         ("DROP TABLE alembic_version", "is of no use to MLflow .*no such table"),
         ("damage", "is of no use to MLflow .*not a database"),
@@ -209,7 +209,7 @@ def test_a_database_that_is_there_or_not_yet_is_of_use(root: Path) -> None:
 
 
 def test_versions_of_a_database_are_mlflows() -> None:
-    assert location._schema_versions()[-1] == _get_latest_schema_revision()
+    assert location.schema_versions()[-1] == _get_latest_schema_revision()
 
 
 def test_the_page_of_a_database_that_is_of_no_use_is_one_message(root: Path, run: Run) -> None:
