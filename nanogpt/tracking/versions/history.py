@@ -209,7 +209,7 @@ def former(moves: Iterable[Move], alias: str, model: int) -> list[str]:
     return stack
 
 
-def withdrawn(moves: Iterable[Move], alias: str, version: str, model: int) -> Move | None:
+def taken_back(moves: Iterable[Move], alias: str, version: str, model: int) -> Move | None:
     """The move by which a person took this alias from a version, unless it was given it since.
 
     Args:

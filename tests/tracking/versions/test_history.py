@@ -201,14 +201,14 @@ def test_going_back_twice_goes_two_champions_back() -> None:
     assert history.former(moves, "champion", 1) == ["1", "2", "3"]
     moves += [moved("3", "2", "rollback")]
     assert history.former(moves, "champion", 1) == ["1", "2"]
-    assert history.withdrawn(moves, "champion", "3", 1) == moves[-1]
-    assert history.withdrawn(moves, "champion", "1", 1) is None  # by the gate
+    assert history.taken_back(moves, "champion", "3", 1) == moves[-1]
+    assert history.taken_back(moves, "champion", "1", 1) is None  # by the gate
     moves += [moved("2", "1", "rollback")]
     assert history.former(moves, "champion", 1) == ["1"]
     moves += [moved("1", "3", "promote")]
     assert history.former(moves, "champion", 1) == ["1", "3"]
-    assert history.withdrawn(moves, "champion", "3", 1) is None
-    assert history.withdrawn(moves, "champion", "2", 1) is not None
+    assert history.taken_back(moves, "champion", "3", 1) is None
+    assert history.taken_back(moves, "champion", "2", 1) is not None
     assert history.former(moves, "champion", 2) == []
 
 
