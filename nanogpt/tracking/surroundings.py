@@ -37,6 +37,7 @@ class Machine(Manifest):
     processes: int  # on all machines
     compile: bool
     deterministic: bool
+    deterministic: bool
     parallel: str
     platform: str
     variables: dict[str, str]  # of the environment: CHOOSING
