@@ -37,7 +37,6 @@ class Machine(Manifest):
     processes: int  # on all machines
     compile: bool
     deterministic: bool
-    deterministic: bool
     parallel: str
     platform: str
     variables: dict[str, str]  # of the environment: CHOOSING
