@@ -104,6 +104,29 @@ def export(
 
 
 @app.command()
+def compare(
+    a: Model,
+    b: Model,
+    text: Annotated[
+        Path | None, typer.Option(help="A text; else the held-out one of the first's recipe.")
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="Whose text and prompt; else the first's own.",
+            parser=find_recipe,
+            metavar="RECIPE",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A file for the page, in Markdown.")] = None,
+) -> None:
+    """Show how far two models differ on one text, how sure that is, and where."""
+    from nanogpt.commands.compare import compare
+
+    compare(a, b, text, recipe, out)
+
+
+@app.command()
 def push(
     model: Model,
     repo: Annotated[str, typer.Option(help="user/name")],

@@ -10,6 +10,7 @@ last. So two models of different tokenizers can be compared block by block.
 """
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from nanogpt.text.tokenizer import Tokenizer
 from nanogpt.text.tokens import HeldOut
 
 BLOCK = 512  # bytes
+SHOWN = 8  # characters in a message
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,7 @@ def _read(folder: Path, encoder: Tokenizer, text: HeldOut) -> _Read:
         try:
             inner, spans = encoder.spans(data.decode())
         except UserError as error:
-            raise UserError(
-                f"the tokenizer of {folder} does not know {text.name}: {error}"
-            ) from None
+            raise UserError(f"{folder}: {_lacks(encoder, text) or error}") from None
         starts = np.minimum(spans[:, 0], size - 1)
         stops = np.maximum(spans[:, 1], starts + 1)  # part of a character may stand for nothing
         stood = np.zeros(size + 1, np.int64)
@@ -141,6 +141,24 @@ def _read(folder: Path, encoder: Tokenizer, text: HeldOut) -> _Read:
         )
     document = np.repeat(np.arange(len(ids)), [len(some) for some in ids])
     return _Read(np.concatenate(ids), np.concatenate(places), document, unknown)
+
+
+def _lacks(encoder: Tokenizer, text: HeldOut) -> str:
+    """Which characters of a text cannot be encoded, and how many; "": each can."""
+    counts = Counter(text.data.decode())
+    lacking = {}
+    for character, count in counts.most_common():
+        try:
+            encoder.encode_array(character)
+        except UserError:
+            lacking[character] = count
+    if not lacking:
+        return ""
+    shown = ", ".join(map(repr, [*lacking][:SHOWN])) + (", ..." if len(lacking) > SHOWN else "")
+    return (
+        f"its tokenizer does not know {sum(lacking.values()):,} of {counts.total():,} characters of"
+        f" {text.name} ({shown}), so they have no loss; take a text that it knows, or another model"
+    )
 
 
 def _check_ids(folder: Path, text: HeldOut, ids: NDArray[np.uint32]) -> None:

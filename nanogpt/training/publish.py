@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -56,6 +57,26 @@ def findable(base: Base) -> tuple[str, str | None]:
     """By which name, and at which commit, the hub has a base; else its name in the settings."""
     commit = re.fullmatch(r"hf:[^@]+@([0-9a-f]{40})", base.source or "")
     return base.hub_id or str(base.name), commit[1] if commit else None
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the card of a model directory says of its training."""
+
+    context: int  # tokens in a window
+    tokens: str  # digest of the tokens
+    based: bool  # whether it went on from a base
+
+
+def made(folder: Path) -> Made | None:
+    """Read the card that `publish` wrote; None: there is no such card."""
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    context = re.search(r"^\| context \| .* trained in windows of ([\d,]+) \|$", text, re.MULTILINE)
+    tokens = re.search(r"^\| tokens \| `([0-9a-f]{64})` \|$", text, re.MULTILINE)
+    if not context or not tokens:
+        return None
+    return Made(int(context[1].replace(",", "")), tokens[1], "\n| base `" in text)
 
 
 def _write_card(

@@ -14,7 +14,7 @@ import torch
 from nanogpt.formats.weights import load_model
 from nanogpt.text import tokenizer
 from nanogpt.text.tokens import open_tokens
-from tests.kit.recipes import Recipe, texts
+from tests.kit.recipes import Recipe, Run, texts
 
 STAGES = ("download", "tokenize", "train", "eval", "sample")
 
@@ -223,3 +223,26 @@ def test_a_corpus_that_is_none(tmp_path: Path, content: bytes, says: str) -> Non
     assert process.returncode == 2
     assert says in printed
     assert not (recipe.data / "state").exists()
+
+
+def test_the_champion_is_compared_on_its_own_held_out_text(
+    done: Recipe, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done.folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{done.folder}/mlflow.db")
+    code, page = run("compare", "models:/nanogpt-test@champion", "data/test/model")
+    assert code == 0, page
+    scores = json.loads((done.data / "eval.json").read_text())
+    shown = f"{scores['bits_per_byte']:.4f}"
+    assert f"| bits per byte | {shown} | {shown} |" in page
+    assert "B is **0.0 % better, 95 % interval 0.0 to 0.0 %" in page
+    assert page.count(": of 16 passages of this text none is in what it was trained on") == 2
+    train = load_model(done.data / "model")  # whatever its rotary positions reach
+    assert train.config.context >= 16
+    assert "| tokens in a window | 16 | 16 |" in page
+
+    text = next((done.folder / "text").glob("*_flows.txt"))
+    code, page = run("compare", "data/test/model", "data/test/model", "--text", text)
+    assert (
+        page.count("of 16 passages of this text are in what it was trained on, word for word") == 2
+    )

@@ -1,0 +1,251 @@
+"""Two models on one text: how far they differ, how sure that is, where, and how they write.
+
+nanogpt compare models:/nanogpt-shakespeare@champion data/shakespeare/model
+nanogpt compare models:/nanogpt-a/3 models:/nanogpt-b/1 --text essay.txt --out compared.md
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, chdir, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanogpt.commands.export import open_model
+from nanogpt.common.errors import UserError
+from nanogpt.common.files import write_text
+from nanogpt.common.manifest import File
+from nanogpt.common.place import root
+from nanogpt.common.recipe import find_recipe, how_to_run
+from nanogpt.formats.hub_config import read_config
+from nanogpt.formats.weights import load_model, weights_sha256
+from nanogpt.generation import generate
+from nanogpt.machine.distributed import World, join
+from nanogpt.scoring.blocks import Scores, score
+from nanogpt.scoring.page import code, differences, side_by_side, table
+from nanogpt.scoring.paired import paired
+from nanogpt.scoring.seen import seen
+from nanogpt.settings import Settings, load
+from nanogpt.text import tokenizer
+from nanogpt.text.documents import Piece, documents, pieces
+from nanogpt.text.prompt import read_prompt
+from nanogpt.text.tokens import HeldOut, Tokens, open_tokens
+from nanogpt.tracking.versions import compared
+from nanogpt.training.publish import made
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the two."""
+
+    shown: str  # as pages call it
+    file: str  # as files do
+    folder: Path
+    recipe: Path | None  # the folder of the recipe that trained it, if it is here
+
+    @property
+    def context(self) -> int:
+        """Tokens in a window of its training, as far as anything says."""
+        card = made(self.folder)
+        return card.context if card else read_config(self.folder).context
+
+
+def compare(a: str, b: str, text: Path | None, recipe: Path | None, out: Path | None) -> None:
+    """Print a page; where `a` is registered it becomes an artifact of its run, too.
+
+    Args:
+        a, b: directories or `models:/...`.
+        text: a file; None: the held-out text of the recipe, or of the one that trained `a`.
+        recipe: its folder; says the prompt as well.
+        out: a file for the page.
+
+    Raises:
+        UserError: no such model, text or recipe, or one that is of no use; says which.
+    """
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        where = "a folder" if out.is_dir() else "in no folder that is there"
+        raise UserError(f"--out {out} is {where}; name a file")
+    held_out = read_text(text) if text else None
+    # aliases may move while this runs
+    names = [compared.pin(name) if name.startswith("models:") else name for name in (a, b)]
+    with ExitStack() as stack:
+        models = []
+        for given, name in zip((a, b), names, strict=True):
+            short, folder = stack.enter_context(open_model(name))
+            models.append(Model(_shown(given, name), short, folder, _recipe(name)))
+        settings, place = _settings(recipe or models[0].recipe)
+        held_out = held_out or _own_text(settings, place, models[0], recipe is not None)
+        with chdir(place):
+            prompt = read_prompt(settings.sample)
+        world = join(settings.machine.model_copy(update={"dtype": "float32"}))
+        scores = [score(model.folder, held_out, model.context, world) for model in models]
+        page = "\n".join(_page(held_out, models, scores, settings, prompt, world))
+    print(page)
+    if out is not None:
+        write_text(out, page)
+    if names[0].startswith("models:"):
+        file = (
+            f"{re.sub('[^A-Za-z0-9]+', '-', models[1].shown).strip('-')}-{held_out.digest[:8]}.md"
+        )
+        print(f"compare: {compared.keep(names[0], file, page)}", file=sys.stderr)
+
+
+def read_text(path: Path) -> HeldOut:
+    """A file's text: a .jsonl or .parquet has a document a line or a row, any other file is one.
+
+    Raises:
+        UserError: it is not there, or not UTF-8.
+    """
+    if not path.is_file():
+        raise UserError(f"--text {path} is no file that is there, seen from {Path.cwd()}")
+    size = path.stat().st_size
+    if path.suffix.lower() in (".jsonl", ".parquet"):
+        parts = [*pieces(path.parent, [File(name=path.name, bytes=size, sha256="")])]
+    else:
+        parts = [Piece(path.name, 0, size, size)]
+    found = [text for part in parts for text in documents(path.parent, "text", part)]
+    if not found:
+        raise UserError(f"--text {path} has no text; name another file")
+    return HeldOut.of(path.name, *found)
+
+
+def _recipe(model: str) -> Path | None:
+    """The recipe that trained a model, by the name of its version, or where its folder lies."""
+    if model.startswith("models:/"):
+        name = model.removeprefix("models:/").partition("/")[0].removeprefix("nanogpt-")
+    else:
+        folder = Path(model).resolve()
+        if folder.name != "model" or folder.parent.parent != (root() / "data").resolve():
+            return None
+        name = folder.parent.name
+    with suppress(UserError):
+        return find_recipe(name)
+    return None
+
+
+def _settings(recipe: Path | None) -> tuple[Settings, Path]:
+    """Of a recipe, or of the one at the root, whose prompt is as good as any."""
+    folder = recipe or root()
+    settings = load(folder / "params.yaml")
+    return settings, folder / settings.root
+
+
+def _own_text(settings: Settings, place: Path, model: Model, named: bool) -> HeldOut:
+    """The held-out text of a recipe."""
+    if model.recipe is None and not named:
+        raise UserError(
+            f"nothing says which recipe trained {model.shown}, so there is no held-out text of its"
+            " own; name a recipe, --recipe RECIPE, or a file, --text FILE"
+        )
+    folder = place / settings.path("tokens")
+    if not folder.is_dir():
+        raise UserError(
+            f"the held-out text of the recipe {settings.recipe} is not here:"
+            f" `{how_to_run(model.recipe or place, place)}` makes it; or name a file, --text FILE"
+        )
+    tokens = open_tokens(folder)
+    return tokens.text("test" if tokens.manifest.splits["test"].tokens > 1 else "val")
+
+
+def _shown(given: str, name: str) -> str:
+    """What the page calls a model: no path of this machine's."""
+    if given.startswith("models:"):
+        return name
+    path = Path(given).resolve()
+    with suppress(ValueError):
+        return path.relative_to(root().resolve()).as_posix()
+    return path.name
+
+
+def _page(
+    text: HeldOut,
+    models: list[Model],
+    scores: list[Scores],
+    settings: Settings,
+    prompt: str,
+    world: World,
+) -> Iterator[str]:
+    a, b = scores
+    yield "# Two models on one text\n"
+    yield table(["", "A", "B"], [*_facts(models, scores)])
+    yield f"Against A, B is **{paired(b, a, CONFIDENCE)}**. Shares are of A's loss on this text.\n"
+    yield (
+        f"The text: {code(text.name)}, {len(text.data):,} bytes in {len(text.starts):,}"
+        f" document{'s' * (len(text.starts) != 1)}, digest `{text.digest}`.\n"
+    )
+    notes = [
+        f"- {letter}: {said}\n"
+        for letter, model, found in zip("AB", models, scores, strict=True)
+        for said in (_known(model, text), _unknown(found, text))
+        if said
+    ]
+    if text.split == "val":
+        notes.append("- this is the split by which a training of its recipe chooses its weights\n")
+    yield "".join(notes)
+    yield from differences(text, a, b)
+    yield "## How they go on\n"
+    sample = settings.sample
+    yield f"From {code(prompt) or 'nothing'}, with seed {sample.seed}.\n"
+    yield side_by_side(*(_sample(model, settings, prompt, world) for model in models))
+
+
+def _facts(models: list[Model], scores: list[Scores]) -> Iterator[list[str]]:
+    yield ["model", *(code(model.shown) for model in models)]
+    files = [model.folder / "model.safetensors" for model in models]
+    digests = [weights_sha256(f.parent)[:16] if f.is_file() else "" for f in files]
+    yield ["weights, SHA-256", *(code(digest) for digest in digests)]
+    figures = [found.figures() for found in scores]
+    yield ["bits per byte", *(f"{f['bits_per_byte']:.4f}" for f in figures)]
+    yield ["loss, nats a token", *(f"{f['loss']:.4f}" for f in figures)]
+    yield ["tokens", *(f"{found.tokens:,}" for found in scores)]
+    yield ["tokens in a window", *(f"{found.context:,}" for found in scores)]
+
+
+def _known(model: Model, text: HeldOut) -> str:
+    """Whether a model was trained on the text."""
+    card, tokens = made(model.folder), _tokens(model)
+    base = "; of what its base has seen nothing is known" if card and card.based else ""
+    if not card or not tokens or tokens.digest != card.tokens:
+        return f"whether it was trained on this text is not known: its tokens are not here{base}"
+    found = seen(text, tokens)
+    if not found.looked:
+        return f"whether it was trained on this text was not looked up{base}"
+    if found.found:
+        said = (
+            f"{found.found} of {found.looked} passages of this text are in what it was trained on,"
+            " word for word, so its score is better than it should be"
+        )
+        print(f"compare: {model.shown}: {said}", file=sys.stderr)
+        return f"**{said}**{base}"
+    return f"of {found.looked} passages of this text none is in what it was trained on{base}"
+
+
+def _tokens(model: Model) -> Tokens | None:
+    """The tokens of the recipe that trained a model, if they are here."""
+    if model.recipe is None:
+        return None
+    with suppress(UserError):
+        settings = load(model.recipe / "params.yaml")
+        return open_tokens(model.recipe / settings.root / settings.path("tokens"))
+    return None
+
+
+def _unknown(scores: Scores, text: HeldOut) -> str:
+    if not scores.unknown:
+        return ""
+    return (
+        f"**its tokenizer has nothing for {scores.unknown:,} of {len(text.data):,} bytes, which"
+        " cost it little or nothing, so its score is better than it should be**"
+    )
+
+
+def _sample(model: Model, settings: Settings, prompt: str, world: World) -> str:
+    options = settings.sample.model_dump(exclude={"prompt", "prompt_file", "samples"})
+    loaded = load_model(model.folder, world.device, world.compute)
+    try:
+        (text,) = generate(loaded, tokenizer.load(model.folder), prompt, samples=1, **options)
+    except UserError as error:
+        return f"(no sample: {error})"
+    return text
