@@ -91,7 +91,7 @@ push-to-hub: $(READY) ## upload a model to the Hugging Face hub: MODEL= REPO=use
 	@$(nanogpt) push $(call given,repo,REPO) $(call flag,public,PUBLIC) $(call flag,dry-run,DRY_RUN) -- "$$TYPED_MODEL"
 
 attest: $(READY) ## sign a version, with what it was made of: MODEL=models:/name@champion KEY=private.pem (OUT=)
-	$(if $(and $(value MODEL),$(value KEY)),,$(error say MODEL=models:/<name>@champion and KEY= a private key))
+	$(if $(and $(value MODEL),$(value KEY)),,$(error say MODEL=models:/<name>@<alias> and KEY= a private key))
 	@$(nanogpt) attest $(call given,key,KEY) $(call given,out,OUT) -- "$$TYPED_MODEL"
 
 verify: $(READY) ## check a signed model, say what it was made of: MODEL=folder KEY=public.pem

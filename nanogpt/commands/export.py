@@ -27,6 +27,8 @@ from nanogpt.common.progress import filling
 from nanogpt.common.recipe import did_you_mean
 from nanogpt.formats.gguf.file import write as write_gguf_file
 from nanogpt.formats.weights import hub_tensors, load_model
+from nanogpt.proof.signature import SIGNATURE
+from nanogpt.proof.statement import PROVENANCE
 from nanogpt.sources.fetch import SourceError
 from nanogpt.sources.hub import PICKLES
 from nanogpt.tracking.versions.fetch import download_registered
@@ -85,6 +87,9 @@ def write_hf(folder: Path, out: Path, dtype: str) -> None:
                 f" --dtype {other}"
             )
     names = shared_files(folder)
+    if SIGNATURE in names:
+        print("left out: the proof, which is of these very files", file=sys.stderr)
+        names = [name for name in names if name not in (PROVENANCE, SIGNATURE)]
     with _replace(out, "hf") as partial:
         for name in names:
             if not any(fnmatch(name, pattern) for pattern in WEIGHTS):

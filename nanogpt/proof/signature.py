@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nanogpt.common.errors import NotNow, UserError
 from nanogpt.common.files import describe
+from nanogpt.common.secrets import public
 from nanogpt.proof import keys
 
 SIGNATURE = "model.sig"
@@ -79,16 +80,15 @@ def sign(folder: Path, signer: Configure) -> None:
 
     Raises:
         NotNow: sigstore is not in reach; a key needs none.
+        UserError: there is what cannot be signed, or sigstore knows nobody here.
     """
     from model_signing import signing
 
     list_names(folder)
     try:
         signer(_all_files(signing.Config)).sign(folder, folder / SIGNATURE)
-    except OSError:
-        raise
     except Exception as error:  # sigstore's and its libraries' many kinds
-        raise NotNow(f"{folder.name} was not signed: {type(error).__name__}: {error}") from None
+        raise _trouble(f"{folder.name} was not signed", error) from None
 
 
 def check(folder: Path, verifier: Verifier) -> dict[str, str]:
@@ -99,6 +99,7 @@ def check(folder: Path, verifier: Verifier) -> dict[str, str]:
 
     Raises:
         UserError: what differs, a file a line; or why the signature is of no use.
+        NotNow: sigstore is not in reach; a key needs none.
     """
     from model_signing import verifying
 
@@ -107,18 +108,18 @@ def check(folder: Path, verifier: Verifier) -> dict[str, str]:
     present = list_names(folder)
     if verifier.key:
         _check_bundle(content, verifier.key)
-    config = verifier.configure(_all_files(verifying.Config))
+    elif b'"publicKey"' in content:
+        raise UserError(f"{SIGNATURE} was made with a key: verify it by --key (KEY=)")
     try:
         with tempfile.NamedTemporaryFile() as copy:  # what is read twice may differ
             copy.write(content)
             copy.flush()
+            config = verifier.configure(_all_files(verifying.Config))
             config.verify(folder, Path(copy.name))
     except InvalidSignature:
         raise UserError(
             f"{SIGNATURE} is not what {verifier.who} signed: it was changed since"
         ) from None
-    except OSError:
-        raise
     except Exception as error:
         # the library compares files after it has found that the signature holds
         if str(error).startswith("Signature mismatch"):
@@ -126,9 +127,7 @@ def check(folder: Path, verifier: Verifier) -> dict[str, str]:
             raise UserError(
                 "\n  ".join([f"this is not what {verifier.who} signed:", *lines])
             ) from None
-        raise UserError(
-            f"{SIGNATURE} was not signed by {verifier.who}: {type(error).__name__}: {error}"
-        ) from None
+        raise _trouble(f"{SIGNATURE} is not known to be of {verifier.who}", error) from None
     return _signed(content)
 
 
@@ -154,6 +153,18 @@ def list_names(folder: Path) -> list[str]:
 def shown(name: str) -> str:
     """A name from a folder that may be anybody's, as a terminal can print it."""
     return name if name.isprintable() and name.strip() == name else ascii(name)
+
+
+def _trouble(what: str, error: Exception) -> Exception:
+    """What to raise for an error of the library's or of sigstore's; a disk's is raised as it is."""
+    from requests import RequestException
+    from sigstore.errors import NetworkError, TUFError
+
+    away = isinstance(error, RequestException | NetworkError | TUFError)
+    if isinstance(error, OSError) and not away:
+        return error
+    said = public(str(error).partition("\n")[0])
+    return (NotNow if away else UserError)(f"{what}: {type(error).__name__}: {said}")
 
 
 def _fail(error: OSError) -> None:

@@ -130,7 +130,10 @@ def tell(statement: Json) -> Iterator[tuple[str, str]]:
     machine = definition.get("internalParameters", {})
     shown = ("processor", "device", "dtype", "threads", "processes", "torch")
     yield "machine", ", ".join(f"{key} {machine[key]}" for key in shown if key in machine)
-    for dependency in definition.get(MADE_OF, []):
+    dependencies = definition.get(MADE_OF, [])
+    if not any(part.get("name", "").startswith("base ") for part in dependencies):
+        yield "made from", "random weights, and no base model"
+    for dependency in dependencies:
         if "in" in dependency.get("annotations", {}):  # one file of several
             continue
         digest = ", ".join(

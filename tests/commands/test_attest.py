@@ -12,11 +12,14 @@ from typing import Any
 
 import pytest
 
+from nanogpt.commands.record import RECORD as EXPORTED
 from nanogpt.common.files import digest_files, list_files
+from nanogpt.proof.statement import build
 from nanogpt.tracking import outbox
-from tests.kit.proofs import DIFF, RECORD, make_keys, make_signed
+from tests.kit.fake_hub import FakeHub
+from tests.kit.proofs import DIFF, MADE, RECORD, make_keys, make_signed, signed
 from tests.kit.recipes import ROOT, Run, contents, values
-from tests.kit.trainings import begin, client, make_model, registration, runs
+from tests.kit.trainings import CARD, begin, client, make_model, registration, runs
 
 VERSION = "models:/nanogpt-plays/1"
 
@@ -200,6 +203,35 @@ def test_a_statement_about_other_files_is_refused(root: Path, key: Path, run: Ru
     sign(folder, by_private_key(key))
     code, said = run("verify", folder, "--key", key.with_name("public.pem"))
     assert said.startswith("verify: provenance.json is missing: these files are signed, but")
+
+
+def test_an_export_leaves_the_proof_out_and_a_push_takes_it_along(
+    hub: FakeHub, tmp_path: Path, key: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hush")
+    folder = make_model(tmp_path / "model")
+    (folder / "README.md").write_text(CARD)
+    signed(folder, key, build(RECORD, values(), list_files(folder), MADE))
+    assert run("export", folder, "--out", tmp_path / "out")[0] == 0
+    assert sorted(contents(tmp_path / "out")) == sorted(
+        {EXPORTED, *contents(folder)} - {"model.sig", "provenance.json"}
+    )
+    assert run("push", folder, "--repo", "will/plays")[0] == 0
+    public = key.with_name("public.pem")
+    assert run("verify", hub.root / "will" / "plays", "--key", public)[0] == 0
+
+
+def test_a_version_whose_run_was_deleted_is_signed_all_the_same(
+    version: Path, key: Path, run: Run
+) -> None:
+    (known,) = runs()
+    client().delete_run(known.info.run_id)
+    try:
+        code, said = run("attest", VERSION, "--key", key)
+        assert code == 0, said
+        assert run("verify", VERSION, "--key", key.with_name("public.pem"))[0] == 0
+    finally:
+        client().restore_run(known.info.run_id)
 
 
 ALONE = """

@@ -68,6 +68,7 @@ RECORD: dict[str, Any] = {
         "threads": 2,
         "processes": 1,
         "compile": False,
+        "deterministic": True,
         "parallel": "ddp",
         "platform": "Linux",
         "variables": {},

@@ -255,6 +255,8 @@ def test_no_means_no(typed: Callable[..., str], tmp_path: Path, no: str) -> None
     [
         (["export"], "say MODEL="),
         (["push-to-hub", "MODEL=m"], "say MODEL= and REPO="),
+        (["attest", "MODEL=models:/m@champion"], "say MODEL=models:/<name>@<alias> and KEY="),
+        (["verify", "MODEL=m"], "say MODEL= a folder, or models:/<name>@<alias>, and KEY="),
         (["finetune"], "say CORPUS="),
         (["recipe"], "say NAME="),
     ],

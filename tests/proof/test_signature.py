@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,10 +22,19 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as options
 from hypothesis import strategies as st
 
-from nanogpt.common.errors import UserError
+from nanogpt.common.errors import NotNow, UserError
 from nanogpt.proof import keys
-from nanogpt.proof.signature import SIGNATURE, by_key, by_private_key, check, sign
+from nanogpt.proof.signature import (
+    SIGNATURE,
+    by_browser,
+    by_identity,
+    by_key,
+    by_private_key,
+    check,
+    sign,
+)
 from tests.kit.proofs import copy, make_keys, make_signed
+from tests.kit.recipes import ROOT
 
 NAMES = (
     "adapter/adapter_config.json",
@@ -286,14 +297,75 @@ def test_a_key_that_others_see_is_warned_of(
     assert said(key).startswith("warning: git takes")
 
 
-def test_the_library_alone_verifies_it_too(place: Path, tmp_path: Path) -> None:
-    """For who has not this project: the command is in docs/proof.md."""
-    command = [sys.executable, "-m", "model_signing", "verify", "key", "--no-ignore-git-paths"]
-    command += ["--signature", SIGNATURE, "--public_key", str(place / "public.pem"), "."]
-    folder = copy(place / "model", tmp_path / "model")
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+def blocks() -> list[str]:
+    """The commands in docs/proof.md."""
+    text = (ROOT / "docs" / "proof.md").read_text(encoding="utf-8")
+    return re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_documented_commands_make_a_pair_of_keys(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (make,) = (block for block in blocks() if "genpkey" in block)
+    monkeypatch.setenv(keys.PASSPHRASE, "hush")
+
+    def run() -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["sh", "-c", make], cwd=tmp_path, capture_output=True, text=True)
+
+    done = run()
     assert done.returncode == 0, done.stderr
+    private, public = tmp_path / "private.pem", tmp_path / "public.pem"
+    assert private.stat().st_mode & 0o777 == 0o600
+    key, passphrase = keys.read_private(private)
+    assert passphrase == b"hush"
+    assert keys.fingerprint(key.public_key()) == keys.fingerprint(keys.read_public(public))
+    assert done.stdout.split()[-1] == keys.fingerprint(key.public_key())
+    before = private.read_bytes()
+    done = run()
+    assert "private.pem" in done.stderr  # that it exists, in the words of this shell
+    assert private.read_bytes() == before
+
+
+def test_the_library_alone_verifies_it_too(place: Path, tmp_path: Path) -> None:
+    """For who has not this project."""
+    (documented,) = (block for block in blocks() if "model_signing verify" in block)
+    python, *command = documented.split()
+    assert python == "python"
+    folder = copy(place / "model", tmp_path / "model")
+    key = place / "public.pem"
+    command = [str(key) if word == "public.pem" else word for word in command]
+
+    def run() -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, *command], cwd=folder, capture_output=True, text=True
+        )
+
+    assert run().returncode == 0
     (folder / ".gitignore").touch()
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = run()
     assert done.returncode != 0
     assert ".gitignore" in done.stderr + done.stdout
+
+
+def test_without_a_key_sigstore_must_be_in_reach(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror("no such name")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (folder := tmp_path / "model").mkdir()
+    (folder / "config.json").touch()
+    with pytest.raises(NotNow, match="model was not signed: TUFError: Failed to refresh"):
+        sign(folder, by_browser())
+    assert not (folder / SIGNATURE).exists()
+    who = by_identity("will@example.org", "https://accounts.example.org")
+    with pytest.raises(UserError, match=r"model\.sig was made with a key: verify it by --key"):
+        check(place / "model", who)
+    bundle = {"verificationMaterial": {"certificate": {}}, "dsseEnvelope": {}}
+    (folder / SIGNATURE).write_text(json.dumps(bundle))
+    with pytest.raises(NotNow, match=r"is not known to be of will@example\.org, as https:"):
+        check(folder, who)
+    said = refused(folder, place / "public.pem")
+    assert said == "model.sig was made without a key: verify it by --identity and --issuer"

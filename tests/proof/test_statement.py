@@ -78,8 +78,9 @@ def test_it_can_be_read_in_a_screen() -> None:
         "torch 2.13.0",
     }
     made_from = [said for what, said in tell(statement()) if what == "made from"]
-    assert made_from[0] == f"code; gitCommit {'c' * 40}; dirty: true"
-    assert len(made_from) == 6  # files and wheels stand in the file
+    assert made_from[0] == "random weights, and no base model"
+    assert made_from[1] == f"code; gitCommit {'c' * 40}; dirty: true"
+    assert len(made_from) == 7  # files and wheels stand in the file
 
 
 def test_a_commit_that_is_not_known_is_no_secret() -> None:
