@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -38,6 +38,7 @@ from nanogpt.text.documents import Piece, documents, pieces
 from nanogpt.text.library import EOT
 from nanogpt.text.proof import Proof
 from nanogpt.text.raw import open_raw
+from nanogpt.text.split_writer import Part, SplitWriter
 from nanogpt.text.splits import check_copies, check_shares, split_documents, split_text
 from nanogpt.text.survey import Survey, survey, warn
 from nanogpt.text.tokenizer import Tokenizer, char_json, gpt2_json, load, write
@@ -45,16 +46,12 @@ from nanogpt.text.tokens import (
     DTYPES,
     HELD_OUT,
     SPLITS,
-    STARTS,
     Dtype,
-    Name,
-    Split,
     TokensManifest,
 )
 
 CHUNK = 1 << 21  # bytes of text in a task, about: what is under way ends soon after Ctrl-C
 SMALL = 1 << 24  # bytes of text that are done before other processes could start
-BLOCK = 1 << 20  # bytes copied at a time
 
 
 def tokenize(
@@ -177,15 +174,6 @@ def _chunks(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, ...]]:
 
 
 @dataclass
-class Part:
-    """What a task found out about its documents of one split, in their order."""
-
-    lengths: list[int] = field(default_factory=list)  # tokens of each
-    sizes: list[int] = field(default_factory=list)  # bytes of each text in UTF-8
-    digests: bytearray = field(default_factory=bytearray)  # SHA-256 of each text
-
-
-@dataclass
 class Shard:
     """What a task made."""
 
@@ -240,73 +228,6 @@ def _sha256(folder: Path) -> str:
 def _tokenizer(folder: Path, sha256: str) -> Tokenizer:
     # the digest keeps a worker that outlives a run, as Dask's do, from using that run's tokenizer
     return load(folder)
-
-
-class SplitWriter:
-    """The files of a split as they grow, and what the manifest says of them."""
-
-    def __init__(self, folder: Path, name: Name) -> None:
-        self.name = name
-        self.tokens = self.documents = self.bytes = 0
-        self.sha256, self.texts = hashlib.sha256(), hashlib.sha256()
-        self.heads = [np.empty(0, np.uint64)]  # eight bytes of each text's digest
-        with ExitStack() as stack:
-            self.ids, self.starts, *held_out = (
-                stack.enter_context((folder / file).open("wb"))
-                for file in (
-                    f"{name}.bin",
-                    f"{name}.documents.bin",
-                    *((f"{name}.text", f"{name}.texts.bin") if name in HELD_OUT else ()),
-                )
-            )
-            self.held_out = held_out  # the texts, and where each starts
-            self._files = stack.pop_all()
-
-    def __enter__(self) -> "SplitWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close()
-
-    def append(self, path: str, part: Part) -> None:
-        """Move a task's ids, and its texts, from its own files to the end of the split's."""
-        for block in _take(path):
-            self.ids.write(block)
-            self.sha256.update(block)
-        self.starts.write(_starts(self.tokens, part.lengths).data)
-        if self.held_out:
-            text, starts = self.held_out
-            for block in _take(f"{path}.text"):
-                text.write(block)
-            starts.write(_starts(self.bytes, part.sizes).data)
-        self.tokens += sum(part.lengths)
-        self.documents += len(part.lengths)
-        self.bytes += sum(part.sizes)
-        self.texts.update(part.digests)
-        self.heads.append(np.frombuffer(part.digests, np.uint64)[::4].copy())
-
-    def summary(self) -> Split:
-        return Split(
-            tokens=self.tokens,
-            documents=self.documents,
-            bytes=self.bytes,
-            sha256=self.sha256.hexdigest(),
-            text_sha256=self.texts.hexdigest(),
-        )
-
-
-def _take(path: str) -> Iterator[bytes]:
-    """The content of a task's file, which is removed."""
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            yield block
-    os.unlink(path)
-
-
-def _starts(first: int, lengths: list[int]) -> NDArray[np.int64]:
-    """Where each document of a task starts, if the first does at `first`."""
-    ends = first + np.cumsum(lengths, dtype=STARTS)
-    return (ends - lengths).astype(STARTS)
 
 
 @contextmanager
