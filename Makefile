@@ -11,7 +11,7 @@ VENV := .venv
 # Only what is typed after `make` counts: a variable of the environment that happens to have one of
 # these names was not meant. What was typed reaches a command as it is, through the environment of
 # the shell, where neither make nor the shell reads anything into it.
-TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES PREFECT_PORT REVS REASON KEY
+TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES PREFECT_PORT REVS REASON KEY WITH
 $(foreach name,$(TYPED),$(if $(filter command,$(firstword $(origin $(name)))),,$(eval $(name) :=)))
 unexport $(TYPED) RECIPE LIKE PYTHON VENV PYTHONSAFEPATH
 $(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(name))))
@@ -116,8 +116,9 @@ rollback: $(READY) ## make the champion before the present one champion again: R
 	$(if $(value REASON),,$(error say REASON="why"))
 	@$(nanogpt) rollback $(recipe) $(call given,model,MODEL) $(call given,reason,REASON)
 
-compare: $(READY) ## show a recipe's experiments, best first, and in what they differ (RECIPE=)
-	@python -m pipelines.compare -- "$$TYPED_RECIPE"
+compare: $(READY) ## show a recipe's experiments, best first (RECIPE=); two models on one text: MODEL= WITH= (TEXT= OUT=)
+	$(if $(value MODEL)$(value WITH),$(if $(and $(value MODEL),$(value WITH)),,$(error say MODEL= and WITH=, two models)))
+	@$(if $(value WITH),$(nanogpt) compare $(if $(filter command,$(firstword $(origin RECIPE))),$(recipe)) $(call given,text,TEXT) $(call given,out,OUT) -- "$$TYPED_MODEL" "$$TYPED_WITH",python -m pipelines.compare -- "$$TYPED_RECIPE")
 
 plots: $(READY) ## draw a recipe's curves, now and as committed (RECIPE= REVS="experiments or commits")
 	@python -m pipelines.plots $(recipe) -- $(if $(value REVS),$$TYPED_REVS)

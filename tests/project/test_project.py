@@ -224,15 +224,31 @@ def test_what_is_typed_arrives_as_it_is(
     printed = typed("finetune", f"CORPUS={value}", f"BASE={value}", f"PROMPT={value}")
     new = "python|-m|pipelines.new|--run|--like=pipelines/finetune_shakespeare"
     assert printed == f"{new}|--corpus={value}|--base={value}|--prompt={value}|"
+    printed = typed("compare", f"MODEL={value}", f"WITH={value}", f"TEXT={value}")
+    assert printed == f"python|-m|nanogpt.commands|compare|--text={value}|--|{value}|{value}|"
+    printed = typed("compare", "MODEL=a", "WITH=b", f"RECIPE={value}")
+    assert printed == f"python|-m|nanogpt.commands|compare|--recipe={value}|--|a|b|"
     assert not (tmp_path / "made-by-make").exists()
 
 
 def test_a_variable_of_the_environment_does_nothing(typed: Callable[..., str]) -> None:
-    names = ["NAME", "PUBLIC", "BASE", "MODEL", "PROMPT", "RECIPE", "OUT", "DRY_RUN", "PORT"]
+    names = [
+        "NAME",
+        "PUBLIC",
+        "BASE",
+        "MODEL",
+        "PROMPT",
+        "RECIPE",
+        "OUT",
+        "DRY_RUN",
+        "PORT",
+        "WITH",
+    ]
     environment = dict.fromkeys(names, "1")
     assert typed("sample", **environment) == "python|-m|nanogpt.commands|sample|--recipe=.|"
     printed = typed("push-to-hub", "MODEL=m", "REPO=a/b", **environment)
     assert printed == "python|-m|nanogpt.commands|push|--repo=a/b|--|m|"
+    assert typed("compare", **environment) == "python|-m|pipelines.compare|--|.|"
     assert typed("deploy", **environment) == "python|-m|pipelines.local|up|"
 
 
@@ -257,6 +273,8 @@ def test_no_means_no(typed: Callable[..., str], tmp_path: Path, no: str) -> None
         (["push-to-hub", "MODEL=m"], "say MODEL= and REPO="),
         (["attest", "MODEL=models:/m@champion"], "say MODEL=models:/<name>@<alias> and KEY="),
         (["verify", "MODEL=m"], "say MODEL= a folder, or models:/<name>@<alias>, and KEY="),
+        (["compare", "MODEL=m"], "say MODEL= and WITH=, two models"),
+        (["compare", "WITH=m"], "say MODEL= and WITH=, two models"),
         (["finetune"], "say CORPUS="),
         (["recipe"], "say NAME="),
     ],
