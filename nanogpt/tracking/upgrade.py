@@ -77,7 +77,7 @@ def _copy(source: Path, target: Path) -> None:
 def _run(database: Path, copy: Path) -> None:
     command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"{location.SQLITE}{database}"]
     environment = location.ENVIRONMENT | os.environ
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
     if done.returncode == 0 and location.schema(database) == location.schema_versions()[-1]:
         return
     _copy(copy, database)
