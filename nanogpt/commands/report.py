@@ -19,7 +19,7 @@ from nanogpt.common.recipe import how_to_run
 from nanogpt.formats.weights import weights_sha256
 from nanogpt.settings import Sample, load
 from nanogpt.text.samples import from_markdown
-from nanogpt.tracking import outbox, pages
+from nanogpt.tracking import location, outbox, pages
 from nanogpt.tracking.versions import registry
 from nanogpt.tracking.versions.registry import Identity
 
@@ -101,7 +101,8 @@ def show(recipe: Path) -> None:
         "make ui",
     ):
         console.print(f"  {command}", soft_wrap=True, markup=False)
-    console.print("\nits runs in MLflow, while `make ui` is up:")
+    up = "" if link.startswith(location.address()) else ", while `make ui` is up"
+    console.print(f"\nits runs in MLflow{up}:")
     console.print(link, soft_wrap=True, markup=False)
 
 

@@ -19,6 +19,7 @@ from nanogpt.common.errors import NotNow, Stopped, Told, UserError
 from nanogpt.common.files import write_text
 from nanogpt.common.place import check_code
 from nanogpt.common.ready import check, put_right
+from nanogpt.common.secrets import hide_in_tracebacks
 from nanogpt.common.told import follow_ancestors, raise_when_told, stops
 
 # torch warns of its own insides, such as an address that has no name; read when it is imported
@@ -76,6 +77,7 @@ def one_line(command: str) -> Iterator[None]:
     SIGTERM, 129 SIGHUP.
     """
     put_right()
+    hide_in_tracebacks()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of a stage's imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

@@ -14,6 +14,8 @@ from nanogpt.tracking.trouble import explain
 if TYPE_CHECKING:
     from mlflow import MlflowClient as MlflowClient
 
+PASSED_ON = 2 << 20  # bytes a second, at least, that a server passes on to where artifacts lie
+TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 CHECK_SECONDS = 5  # for a server's answer, before a training; one that is slow is asked later
 
 
@@ -105,6 +107,17 @@ def check() -> None:
     for error in found:
         if not (trouble := explain(error)).passing:
             raise UserError(f"MLflow at {location.address()} would refuse this: {trouble}")
+
+
+@contextmanager
+def patient(size: int) -> Iterator[None]:
+    """Wait longer for an answer, as a server passes a file of `size` bytes on and says nothing."""
+    known = os.environ.setdefault(TIMEOUT, location.ENVIRONMENT[TIMEOUT])
+    os.environ[TIMEOUT] = str(int(known) + size // PASSED_ON)
+    try:
+        yield
+    finally:
+        os.environ[TIMEOUT] = known
 
 
 def every(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:

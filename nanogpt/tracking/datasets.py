@@ -13,7 +13,7 @@ from nanogpt.text.tokens import Name, Tokens
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
-DIGEST = 36  # characters, MLflow's limit
+DIGEST, NAME = 36, 500  # characters, MLflow's limits
 
 
 def describe(tokens: Tokens, name: Name) -> dict[str, Any]:
@@ -48,6 +48,6 @@ def as_input(dataset: Mapping[str, Any], use: str) -> "DatasetInput":
 def reference(dataset: Mapping[str, Any]) -> dict[str, str]:
     """What a metric says of the data set that it is of."""
     return {
-        "dataset_name": public(dataset["name"]),
+        "dataset_name": public(dataset["name"])[-NAME:],
         "dataset_digest": dataset["digest"][:DIGEST],
     }

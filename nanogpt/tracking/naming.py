@@ -46,7 +46,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield prefix + key, str(value)
+            yield prefix + key, str(value).replace("\0", "\\0")  # PostgreSQL has no null
 
 
 def _committed(params: str) -> Settings | None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH = 1000  # metrics in one request, MLflow's limit
+NAME = 250  # characters that a run's name may have in PostgreSQL
 SYSTEM_METRICS_SECONDS = 5
 LOOK_SECONDS = 0.2  # between two looks for a new save
 TRAINING = "nanogpt.training"  # tag: a training's id
@@ -80,7 +81,7 @@ def start(
     about = {"started": time.time_ns() // 1_000_000} | known
     about |= {
         "recipe": recipe,
-        "name": public(name),
+        "name": public(name)[:NAME],
         "params": dict(flatten(params)),
         "tags": {key: str(value) for key, value in tags.items()} | own,
         "datasets": {use: dict(data) for use, data in datasets.items()},

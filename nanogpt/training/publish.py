@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nanogpt.common.files import whole_folder
+from nanogpt.common.secrets import without_folder
 from nanogpt.evaluation import bits_per_byte
 from nanogpt.formats.base import Base
 from nanogpt.formats.weights import save_model
@@ -20,6 +21,9 @@ from nanogpt.text.tokens import Tokens
 from nanogpt.trainer import Progress
 from nanogpt.training import lora
 from nanogpt.training.start import initial_model
+
+# keys of tokenizer_config.json, which transformers fills with paths and does not need
+PLACES = ("name_or_path", "tokenizer_file", "special_tokens_map_file")
 
 
 def publish(
@@ -49,14 +53,25 @@ def publish(
             lora.merge(model)
         save_model(folder, model.config, dict(model.named_parameters()))
         for path in tokens.tokenizer_files():
-            shutil.copyfile(path, folder / path.name)
+            _copy_tokenizer(path, folder / path.name)
         _write_card(folder, settings, tokens, base, model, progress)
+
+
+def _copy_tokenizer(path: Path, copy: Path) -> None:
+    """Copy a file of a tokenizer; that of a base may say where its maker's own files lay."""
+    if path.name == "tokenizer_config.json":
+        values = json.loads(path.read_bytes())
+        kept = {key: value for key, value in values.items() if key not in PLACES}
+        if kept != values:
+            copy.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+            return
+    shutil.copyfile(path, copy)
 
 
 def findable(base: Base) -> tuple[str, str | None]:
     """By which name, and at which commit, the hub has a base; else its name in the settings."""
     commit = re.fullmatch(r"hf:[^@]+@([0-9a-f]{40})", base.source or "")
-    return base.hub_id or str(base.name), commit[1] if commit else None
+    return base.hub_id or without_folder(str(base.name)), commit[1] if commit else None
 
 
 @dataclass(frozen=True)
@@ -102,8 +117,9 @@ def _write_card(
         known = {"MIT": "mit", "Apache-2.0": "apache-2.0"}
         head |= {"base_model": base.hub_id, "license": known.get(base.licence or "")}
         rows = f"| the same of the base, before | {progress.first_loss:.4f} nats a token |\n"
-        rows += f"| base | `{base.name}`, from {base.source} ({base.licence}) |\n"
-        lineage = f"| base `{base.name}` | `{base.digest}` |\n"
+        name, source = without_folder(base.name), without_folder(base.source or "")
+        rows += f"| base | `{name}`, from {source} ({base.licence}) |\n"
+        lineage = f"| base `{name}` | `{base.digest}` |\n"
     if hub := re.match("hf:([^:@]+)", data.corpus):
         head |= {"datasets": hub[1]}
     about = "".join(f"{key}: {value}\n" for key, value in head.items() if value)
@@ -113,7 +129,7 @@ def _write_card(
 # {settings.recipe}
 
 A `{model.config.architecture}` language model of {model.parameter_count():,} parameters, trained on
-`{data.corpus}`.
+`{without_folder(data.corpus)}`.
 
 | | |
 |---|---|

@@ -1,10 +1,13 @@
-"""Credentials in addresses are recognised, and never shown."""
+"""Credentials in addresses are recognised, and never shown; nor is where one's own files lie."""
+
+import sys
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt.common.secrets import holds_secret, public
+from nanogpt.common.secrets import hide_in_tracebacks, holds_secret, public, without_folder
 
 SAFE = st.text("abcXYZ019-._~", min_size=1)
 ODD = st.text("abc019:@-._~%!", min_size=1)  # of a password: pasted as it is
@@ -41,3 +44,42 @@ def test_no_credential_survives(user: str, password: str, host: str, path: str, 
 def test_what_is_a_secret_and_what_is_shown(address: str, secret: bool, shown: str) -> None:
     assert holds_secret(address) == secret
     assert public(address) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("texts/*.txt", "texts/*.txt"),
+        ("/home/me/texts/*.txt", "*.txt"),
+        ("~/texts", "texts"),
+        ("../me/texts/a.txt", "a.txt"),
+        ("file:///home/me/a.txt", "a.txt"),
+        ("https://u:p@a.b/c/d.txt?token=e", "https://a.b/c/d.txt"),
+        ("hf:a/b@main", "hf:a/b@main"),
+        ("models:/a@champion", "models:/a@champion"),
+    ],
+)
+def test_a_file_of_ones_own_has_a_name_and_no_place(name: str, shown: str) -> None:
+    assert without_folder(name) == shown
+
+
+def test_a_traceback_holds_no_credential(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    hide_in_tracebacks()
+
+    def fail() -> None:
+        raise ValueError("https://me:hush@a.b/c?token=hush")
+
+    try:
+        fail()
+    except ValueError as error:
+        sys.excepthook(ValueError, error, error.__traceback__)
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    said = capsys.readouterr().err
+    assert said.count("ValueError: https://a.b/c\n") == 2
+    assert "hush" not in said

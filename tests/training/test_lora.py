@@ -152,6 +152,7 @@ HF = "hf:Qwen/Qwen3-0.6B@"
         ("gpt2", f"hf:o/gpt2@{'0a' * 20}", "o/gpt2", ("o/gpt2", "0a" * 20)),
         ("smollm2", "wheel llm==1 (sha256 0a)", "H/SmolLM2", ("H/SmolLM2", None)),
         ("models/mine", "models/mine", None, ("models/mine", None)),
+        ("/home/me/mine", "/home/me/mine", None, ("mine", None)),
     ],
 )
 def test_a_base_goes_by_the_name_that_others_find(

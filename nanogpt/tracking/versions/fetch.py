@@ -14,10 +14,11 @@ from pathlib import Path
 from nanogpt.common.errors import UserError
 from nanogpt.sources.fetch import SourceError
 from nanogpt.tracking import location
-from nanogpt.tracking.client import connect
+from nanogpt.tracking.client import connect, patient
 from nanogpt.tracking.trouble import explain
 from nanogpt.tracking.versions.names import Version, resolve
 
+SIZE = 2 << 30  # bytes of a file that a server may have to fetch before it hands it on
 WEIGHTS = "weights_sha256"  # tag of each version that this project registered
 GONE = (
     "; put its files back from a copy, build the version again (`make reproduce`), or take another"
@@ -42,7 +43,8 @@ def download_registered(model: str, folder: Path) -> Path:
     try:
         from mlflow.artifacts import download_artifacts
 
-        download_artifacts(artifact_uri=found.uri, dst_path=str(folder))
+        with patient(SIZE):
+            download_artifacts(artifact_uri=found.uri, dst_path=str(folder))
     except Exception as error:
         trouble = explain(error)
         raise SourceError(

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import digest_files, list_files, whole_folder, write_text
 from nanogpt.common.manifest import File, Manifest, read_manifest
-from nanogpt.common.secrets import holds_secret, public
+from nanogpt.common.secrets import holds_secret, public, without_folder
 from nanogpt.formats.base import Base
 from nanogpt.formats.weights import weights_sha256
 from nanogpt.settings import Settings
@@ -263,15 +263,6 @@ def _params(path: Path) -> str:
     if kept != lines:
         log.warning("the record of this training has %s without the passwords in it", path)
     return "".join(kept)
-
-
-def without_folder(name: str) -> str:
-    """A name in the settings; of a file of one's own elsewhere without the folder it lies in."""
-    path = Path(public(name).removeprefix("file:"))
-    if "://" in name and not name.startswith("file:"):
-        return public(name)
-    outside = path.is_absolute() or name.startswith(("~", "file:")) or ".." in path.parts
-    return path.name if outside else public(name)
 
 
 def _json(record: Record) -> str:

@@ -227,7 +227,8 @@ def summary(identity: Identity) -> dict[str, Any]:
             known["tokens_per_second"] = statistics.median(point.value for point in speeds)
         if found := _version(client, run.info.run_id, identity):
             version = client.get_model_version(found.name, found.version)  # a search has no aliases
-            known |= {"name": found.name, "version": str(found.version), "aliases": version.aliases}
+            known |= {"name": found.name, "version": str(found.version)}
+            known["aliases"] = [*version.aliases]  # of a server they are no list
         return known
     except Exception as error:
         log.warning("MLflow does not say what it knows: %s", explain(error))

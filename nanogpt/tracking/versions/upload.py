@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt.common.secrets import public
 from nanogpt.tracking import datasets
-from nanogpt.tracking.client import every
+from nanogpt.tracking.client import every, patient
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -98,7 +98,9 @@ def upload(
         )
         for compiled in saved.rglob("__pycache__"):
             shutil.rmtree(compiled)
-        client.log_model_artifacts(model_id, str(saved))
+        largest = max(path.stat().st_size for path in saved.rglob("*"))
+        with patient(largest):
+            client.log_model_artifacts(model_id, str(saved))
     client.finalize_logged_model(model_id, "READY")
     return model_id
 
