@@ -41,7 +41,6 @@ class Model:
     """One of the two."""
 
     shown: str  # as pages call it
-    file: str  # as files do
     folder: Path
     recipe: Path | None  # the folder of the recipe that trained it, if it is here
 
@@ -73,14 +72,17 @@ def compare(a: str, b: str, text: Path | None, recipe: Path | None, out: Path | 
     with ExitStack() as stack:
         models = []
         for given, name in zip((a, b), names, strict=True):
-            short, folder = stack.enter_context(open_model(name))
-            models.append(Model(_shown(given, name), short, folder, _recipe(name)))
-        settings, place = _settings(recipe or models[0].recipe)
-        held_out = held_out or _own_text(settings, place, models[0], recipe is not None)
+            _, folder = stack.enter_context(open_model(name))
+            models.append(Model(_shown(given, name), folder, _recipe(name)))
+        chosen = recipe or models[0].recipe
+        # of no recipe that is known, the prompt of the one at the root is as good as any
+        settings = load((chosen or root()) / "params.yaml")
+        place = (chosen or root()) / settings.root
+        held_out = held_out or _own_text(settings, chosen, models[0].shown)
         with chdir(place):
             prompt = read_prompt(settings.sample)
         world = join(settings.machine.model_copy(update={"dtype": "float32"}))
-        scores = [score(model.folder, held_out, model.context, world) for model in models]
+        scores = [_score(model, held_out, world) for model in models]
         page = "\n".join(_page(held_out, models, scores, settings, prompt, world))
     print(page)
     if out is not None:
@@ -125,25 +127,26 @@ def _recipe(model: str) -> Path | None:
     return None
 
 
-def _settings(recipe: Path | None) -> tuple[Settings, Path]:
-    """Of a recipe, or of the one at the root, whose prompt is as good as any."""
-    folder = recipe or root()
-    settings = load(folder / "params.yaml")
-    return settings, folder / settings.root
+def _score(model: Model, text: HeldOut, world: World) -> Scores:
+    try:
+        return score(model.folder, text, model.context, world)
+    except UserError as error:  # it names the folder that a registered model was fetched into
+        raise UserError(str(error).replace(str(model.folder), model.shown)) from None
 
 
-def _own_text(settings: Settings, place: Path, model: Model, named: bool) -> HeldOut:
-    """The held-out text of a recipe."""
-    if model.recipe is None and not named:
+def _own_text(settings: Settings, recipe: Path | None, model: str) -> HeldOut:
+    """The held-out text of a recipe, if it is known which."""
+    if recipe is None:
         raise UserError(
-            f"nothing says which recipe trained {model.shown}, so there is no held-out text of its"
-            " own; name a recipe, --recipe RECIPE, or a file, --text FILE"
+            f"nothing says which recipe trained {model}, so there is no held-out text of its own;"
+            " name a recipe, --recipe RECIPE, or a file, --text FILE"
         )
+    place = recipe / settings.root
     folder = place / settings.path("tokens")
     if not folder.is_dir():
         raise UserError(
             f"the held-out text of the recipe {settings.recipe} is not here:"
-            f" `{how_to_run(model.recipe or place, place)}` makes it; or name a file, --text FILE"
+            f" `{how_to_run(recipe, place)}` makes it; or name a file, --text FILE"
         )
     tokens = open_tokens(folder)
     return tokens.text("test" if tokens.manifest.splits["test"].tokens > 1 else "val")

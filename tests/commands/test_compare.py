@@ -84,6 +84,9 @@ def test_a_registered_model_keeps_the_page_with_its_run(here: Path, run: Run) ->
     assert kept.path == f"comparisons/b-{digest[:8]}.md"
     folder = client().download_artifacts(version.run_id or "", kept.path)
     assert Path(folder).read_text().strip() == page
+    (here / "odd.txt").write_text("a ß", encoding="utf-8")
+    ended, said = run("compare", "models:/nanogpt-plays/1", "b", "--text", "odd.txt")
+    assert said.splitlines()[-1].startswith("compare: models:/nanogpt-plays/1: its tokenizer does")
     ended, said = run("compare", "models:/nanogpt-play@candidate", "b", "--text", "text.txt")
     assert (ended, said.count("\n")) == (2, 0)
     assert "has no model nanogpt-play; did you mean nanogpt-plays?" in said
