@@ -11,7 +11,7 @@ VENV := .venv
 # Only what is typed after `make` counts: a variable of the environment that happens to have one of
 # these names was not meant. What was typed reaches a command as it is, through the environment of
 # the shell, where neither make nor the shell reads anything into it.
-TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES PREFECT_PORT REVS REASON KEY WITH
+TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES PREFECT_PORT REVS REASON KEY WITH PLAN KEEP ENVIRONMENT
 $(foreach name,$(TYPED),$(if $(filter command,$(firstword $(origin $(name)))),,$(eval $(name) :=)))
 unexport $(TYPED) RECIPE LIKE PYTHON VENV PYTHONSAFEPATH
 $(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(name))))
@@ -55,7 +55,7 @@ endif
 # Prefect's database and settings live here, apart from the user's own.
 export PREFECT_HOME := $(CURDIR)/.prefect
 
-.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub attest verify report lineage history promote rollback compare plots flow join deploy undeploy ui sync-tracking upgrade-mlflow test test-slow torture lint types check bench recipes lock clean-states clean
+.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub attest verify report lineage history promote rollback compare plots reproduce flow join deploy undeploy ui sync-tracking upgrade-mlflow test test-slow torture lint types check bench recipes lock clean-states clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-24s%s\n", $$1, $$2}'
@@ -122,6 +122,11 @@ compare: $(READY) ## show a recipe's experiments, best first (RECIPE=); two mode
 
 plots: $(READY) ## draw a recipe's curves, now and as committed (RECIPE= REVS="experiments or commits")
 	@python -m pipelines.plots $(recipe) -- $(if $(value REVS),$$TYPED_REVS)
+
+reproduce: $(READY) ## build a registered version again, and compare: MODEL= (PLAN=1 KEEP=1 ENVIRONMENT=this)
+	$(if $(value MODEL),,$(error say MODEL=models:/<name>@champion, or models:/<name>/<version>))
+	@exec python -m pipelines.reproduce $(call flag,plan,PLAN) $(call flag,keep,KEEP) \
+	  $(call given,environment,ENVIRONMENT) -- "$$TYPED_MODEL"
 
 flow: $(READY) ## run a recipe as a Prefect flow; needs no server (RECIPE= OVERRIDES='{"train.steps": 100}')
 	@exec python -m pipelines.flows $(call given,overrides,OVERRIDES) -- "$$TYPED_RECIPE"

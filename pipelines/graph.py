@@ -27,15 +27,23 @@ from filelock import FileLock
 class RecipeError(Exception):
     """What is wrong with a recipe's folder, settings or graph, and what to do, in one message."""
 
+    code = 2  # somebody has to mend it first
+
+
+class NotNow(RecipeError):
+    """Nothing is wrong with what was asked, and another attempt may go better."""
+
+    code = 75
+
 
 @contextmanager
 def one_line(command: str) -> Iterator[None]:
-    """Leave a command with what a RecipeError says, and with 2: somebody has to mend it first."""
+    """Leave a command with what a RecipeError says, and with its code."""
     try:
         yield
     except RecipeError as error:
         print(f"{command}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.code)
 
 
 @dataclass(frozen=True)

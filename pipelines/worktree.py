@@ -44,6 +44,14 @@ def share_cache(copy: Path, top: Path) -> None:
         local["cache"] = {"dir": repo.cache.local_cache_dir}
 
 
+def share_remotes(copy: Path, top: Path) -> None:
+    """Have DVC in the copy know the remotes of the checkout, also those that came later."""
+    with Repo(str(top)) as repo, Config(str(copy / ".dvc")).edit("local") as local:
+        local["remote"] = {name: dict(about) for name, about in repo.config["remote"].items()}
+        if default := repo.config["core"].get("remote"):
+            local["core"] = {"remote": default}
+
+
 def git(folder: Path, *words: str, why: str = "") -> str:
     """What git prints; `why` is said in place of its own words if it fails.
 

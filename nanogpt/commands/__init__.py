@@ -10,6 +10,7 @@ needs when it runs, so that `--help` answers at once.
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -250,6 +251,52 @@ def rollback(reason: Reason, recipe: Recipe = Path(), model: Registered = None) 
     from nanogpt.commands.history import rollback
 
     rollback(recipe, model, reason)
+
+
+@app.command()
+def differ(
+    model: Model,
+    other: Model,
+    tokens: Annotated[
+        Path | None, typer.Option(help="Of a recipe: both are scored on its split val.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens in a window; the model's own if left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say how far two models are apart: files, weights, loss."""
+    from nanogpt.commands.differ import as_text, compare
+
+    found = compare(model, other, tokens, context)
+    print(json.dumps(found, indent=1) if as_json else as_text(found))
+
+
+@app.command()
+def reproduced(
+    model: Model,
+    verdict: Annotated[str | None, typer.Option(help="One more, to be kept.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what `make reproduce` found of a version; the newest first."""
+    from nanogpt.tracking.versions.reproduced import about, keep
+
+    if verdict:
+        keep(model, verdict)
+        return
+    known = about(model)
+    if as_json:
+        print(json.dumps(asdict(known), indent=1))
+    else:
+        print("\n".join(known.verdicts) or f"{known.model} was not built again yet")
+
+
+@app.command()
+def machine() -> None:
+    """Print what decides the bytes of a training on this machine, as JSON."""
+    from nanogpt.commands.machine import about
+
+    print(json.dumps(about(), indent=1))
 
 
 @app.command()

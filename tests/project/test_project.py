@@ -277,6 +277,7 @@ def test_no_means_no(typed: Callable[..., str], tmp_path: Path, no: str) -> None
         (["compare", "WITH=m"], "say MODEL= and WITH=, two models"),
         (["finetune"], "say CORPUS="),
         (["recipe"], "say NAME="),
+        (["reproduce"], "say MODEL="),
     ],
 )
 def test_what_a_target_needs_is_said(
@@ -285,9 +286,12 @@ def test_what_a_target_needs_is_said(
     assert says in typed(*words, code=2)
 
 
+REBUILDING = ("origin", "rebuild", "reproduce")
+
+
 def test_the_commands_of_the_make_targets_are_those_of_nanogpt() -> None:
-    calls = r"(?:\$\(nanogpt\)|nanogpt\.commands\",) \"?([a-z-]+)"
-    files = ("Makefile", "pipelines/run.py", "pipelines/ui.py")
+    calls = r"(?:\$\(nanogpt\) |nanogpt\.commands\", |\bnanogpt\(\s*)\"?([a-z-]+)"
+    files = ("Makefile", *(f"pipelines/{name}.py" for name in ("run", "ui", *REBUILDING)))
     commands = [name for file in files for name in re.findall(calls, (ROOT / file).read_text())]
     script = Path(sys.executable).with_name("nanogpt")
     shown = subprocess.run([script, "--help"], cwd=ROOT, capture_output=True, text=True).stdout
