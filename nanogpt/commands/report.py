@@ -16,12 +16,11 @@ from ruamel.yaml.error import YAMLError
 
 from nanogpt.common.errors import UserError
 from nanogpt.common.recipe import how_to_run
-from nanogpt.formats.weights import weights_sha256
 from nanogpt.settings import Sample, load
 from nanogpt.text.samples import from_markdown
 from nanogpt.tracking import location, outbox, pages
 from nanogpt.tracking.versions import registry
-from nanogpt.tracking.versions.registry import Identity
+from nanogpt.tracking.versions.identity import identify
 
 LONGEST = 40  # characters of a prompt that is proposed
 
@@ -47,7 +46,7 @@ def show(recipe: Path) -> None:
     scores = {} if "eval" in old else _read(data / "eval.json")
     samples = {} if "sample" in old else _samples(data / "samples.md")
     seconds = _read(data / "seconds.json")
-    identity = Identity(settings.recipe, weights_sha256(data / "model"))
+    identity = identify(settings, place)
     known = registry.summary(identity)
     if known:  # DVC wrote the last stage down when that had told MLflow all it knew
         outbox.locked(identity, data / "model", recipe / "dvc.lock")
@@ -109,8 +108,7 @@ def show(recipe: Path) -> None:
 def as_known(recipe: Path) -> dict[str, Any]:
     """What MLflow knows of the recipe's model, with the addresses of its `pages`, for programs."""
     settings = load(recipe / "params.yaml")
-    model = recipe / settings.root / settings.data / "model"
-    known = registry.summary(Identity(settings.recipe, weights_sha256(model)))
+    known = registry.summary(identify(settings, recipe / settings.root))
     found = {}
     if known:
         found[f"run {known['run']}"] = pages.run(known["experiment_id"], known["run_id"])

@@ -16,12 +16,12 @@ from nanogpt.common.files import write_text
 from nanogpt.common.progress import bar
 from nanogpt.evaluation import measures, total_loss, window_total
 from nanogpt.formats.base import open_base
-from nanogpt.formats.weights import load_model, weights_sha256
+from nanogpt.formats.weights import load_model
 from nanogpt.machine.distributed import World, join
 from nanogpt.settings import Settings, load
 from nanogpt.text.tokens import Name, Tokens, open_tokens
 from nanogpt.tracking import client, datasets, outbox
-from nanogpt.tracking.versions.registry import Identity
+from nanogpt.tracking.versions.identity import identify
 
 
 def main(settings: Settings) -> None:
@@ -45,8 +45,7 @@ def main(settings: Settings) -> None:
         found["base"] = before
         scores |= {f"eval_base_{key}": value for key, value in before.items()}
     write_text(settings.path("eval.json"), json.dumps(found, indent=1) + "\n")
-    lineage = {"tokens_sha256": tokens.digest, "base_digest": base.name and base.digest}
-    identity = Identity(settings.recipe, weights_sha256(model), lineage)
+    identity = identify(settings)
     print(f"eval: {outbox.evaluated(identity, scores, datasets.describe(tokens, name))}")
     outbox.locked(identity, model, settings.lock)
 

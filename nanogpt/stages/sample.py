@@ -10,7 +10,7 @@ from nanogpt.common.files import write_text
 from nanogpt.common.progress import bar
 from nanogpt.common.secrets import public
 from nanogpt.formats.base import open_base
-from nanogpt.formats.weights import load_model, weights_sha256
+from nanogpt.formats.weights import load_model
 from nanogpt.generation import generate
 from nanogpt.machine.distributed import prepare
 from nanogpt.settings import Settings, load
@@ -18,7 +18,7 @@ from nanogpt.text import tokenizer
 from nanogpt.text.prompt import read_prompt
 from nanogpt.text.samples import to_markdown
 from nanogpt.tracking import outbox
-from nanogpt.tracking.versions.registry import Identity
+from nanogpt.tracking.versions.identity import identify
 
 
 def main(settings: Settings) -> None:
@@ -36,7 +36,7 @@ def main(settings: Settings) -> None:
     # MLflow groups by the first column, and compares the second
     table = {"sample": [*texts], "text": [public(text) for text in texts.values()]}
     table["prompt"] = [public(prompt)] * len(texts)
-    identity = Identity(settings.recipe, weights_sha256(model))
+    identity = identify(settings)
     outbox.sampled(identity, out, table)
     outbox.locked(identity, model, settings.lock)
 

@@ -35,7 +35,7 @@ from nanogpt.tracking import client, datasets, outbox, run
 from nanogpt.tracking.naming import run_name
 from nanogpt.tracking.versions import record as records
 from nanogpt.trainer import Hooks, Progress, Trainer
-from nanogpt.training.checkpoint import Saves, fingerprint
+from nanogpt.training.checkpoint import Saves, fingerprint_of
 from nanogpt.training.journal import Journal, read, write_curves
 from nanogpt.training.publish import publish
 from nanogpt.training.start import initial_config, initial_model, trained
@@ -79,8 +79,7 @@ class Training:
     def __init__(self, settings: Settings, tokens: Tokens, base: Base, world: World) -> None:
         self.settings, self.tokens, self.base, self.world = settings, tokens, base, world
         self.told = listen(alone=world.size == 1)
-        same = settings.model_dump(include={"seed", "model", "train"})
-        self.fingerprint = fingerprint(same, tokens.digest, base.digest)
+        self.fingerprint = fingerprint_of(settings, tokens.digest, base.digest)
         folder = settings.path("state") / self.fingerprint[:16]
         self.saves = Saves(folder, world, patience=10 if settings.machine.nodes == 1 else 120)
         self.recorded = folder / run.RECORDS

@@ -296,7 +296,9 @@ class _TrainingFirst(Exception):
 
 def _tell(kind: str, identity: Identity, title: str, values: Mapping[str, Any]) -> Result:
     """Put an entry about a model into the outbox, in the place of an older one, and send."""
-    name = entries.unique(f"{kind}-{identity.key[:-48]}")
+    # of other trainings with the same weights none takes another's place
+    which = f"{identity.key[:-48]}-{(identity.fingerprint or 'unknown')[:16]}"
+    name = entries.unique(f"{kind}-{which}")
     with entries.new(name, title) as entry:
         text = json.dumps({"identity": asdict(identity), **values})
         (entry / "values.json").write_text(text, encoding="utf-8")

@@ -40,6 +40,7 @@ NAME = 250  # characters that a run's name may have in PostgreSQL
 SYSTEM_METRICS_SECONDS = 5
 LOOK_SECONDS = 0.2  # between two looks for a new save
 TRAINING = "nanogpt.training"  # tag: a training's id
+FINGERPRINT = "nanogpt.fingerprint"  # tag: of what it was told to do, and on what
 RECORDS = "lineage"  # folder in a training's state, and of its run: `versions/record.py`
 
 
@@ -76,7 +77,7 @@ def start(
         if path.exists()
         else {"training": uuid.uuid4().hex}
     )
-    own = {"nanogpt.fingerprint": fingerprint, TRAINING: known["training"]} | lineage.describe()
+    own = {FINGERPRINT: fingerprint, TRAINING: known["training"]} | lineage.describe()
     own |= {describe.NOTE: public(description)}
     about = {"started": time.time_ns() // 1_000_000} | known
     about |= {

@@ -43,6 +43,7 @@ from nanogpt.common.errors import UserError
 from nanogpt.common.files import clear, remove_folder, sync, write_text
 from nanogpt.gradients import GuardState
 from nanogpt.machine.distributed import World, lost_peer
+from nanogpt.settings import Settings
 from nanogpt.trainer import Progress
 
 FILE_BYTES = 1 << 26  # of tensors in one file; its writer holds two more copies of these
@@ -53,6 +54,16 @@ def fingerprint(*parts: Any) -> str:
     """SHA-256 of plain data: trainings with the same one are the same training."""
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint_of(settings: Settings, tokens: str, base: str | None) -> str:
+    """The fingerprint of the training that these settings ask for.
+
+    Args:
+        tokens: their digest.
+        base: its digest, if there is one.
+    """
+    return fingerprint(settings.model_dump(include={"seed", "model", "train"}), tokens, base)
 
 
 class Saves:

@@ -72,7 +72,14 @@ def save(folder: Path, step: int) -> None:
             remove_folder(old)
 
 
-def begin(folder: Path, steps: int = 0, saved: int = 0, recipe: str = "plays", **tags: Any) -> Run:
+def begin(
+    folder: Path,
+    steps: int = 0,
+    saved: int = 0,
+    recipe: str = "plays",
+    fingerprint: str = "0123456789abcdef",
+    **tags: Any,
+) -> Run:
     """Start a training's run, or go on with it from its newest save, and record the rest.
 
     Args:
@@ -83,7 +90,7 @@ def begin(folder: Path, steps: int = 0, saved: int = 0, recipe: str = "plays", *
     covered = checkpoint.covered(folder)
     journal = Journal(folder / "journal.jsonl", covered or None)
     params = {"seed": 1, "train": {"learning_rate": 0.01, "steps": 8}}
-    run = start(folder, recipe, recipe, "0123456789abcdef", params, tags, "small", DATASETS)
+    run = start(folder, recipe, recipe, fingerprint, params, tags, "small", DATASETS)
     train(folder, journal, covered + 1, steps)
     if saved > covered:
         save(folder, saved)

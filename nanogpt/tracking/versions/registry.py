@@ -15,14 +15,14 @@ import logging
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt.tracking import datasets, describe
 from nanogpt.tracking.client import connect, every
-from nanogpt.tracking.run import TRAINING, experiment, rounded
+from nanogpt.tracking.run import FINGERPRINT, TRAINING, experiment, rounded
 from nanogpt.tracking.trouble import explain
 from nanogpt.tracking.versions import history
 from nanogpt.tracking.versions.upload import upload
@@ -44,7 +44,8 @@ class Identity:
 
     Attributes:
         recipe: whose experiment and registered model they are.
-        lineage: tags of the run that made it, such as `tokens_sha256`: they decide between several.
+        lineage: tags of the run that made it, such as FINGERPRINT and `tokens_sha256`: they decide
+            between several.
     """
 
     recipe: str
@@ -55,6 +56,19 @@ class Identity:
     def key(self) -> str:
         """Its recipe and weights in one word."""
         return f"{self.recipe}-{self.weights_sha256}"
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of its training, where that is known."""
+        return self.lineage.get(FINGERPRINT)
+
+    def fits(self, tags: Mapping[str, str]) -> int:
+        """How much of its lineage these tags of a run or a version have."""
+        return sum(tags.get(key) == value for key, value in self.lineage.items())
+
+    def is_of(self, tags: Mapping[str, str]) -> bool:
+        """Whether these are tags of the very training that made it."""
+        return self.fingerprint is not None and tags.get(FINGERPRINT) == self.fingerprint
 
 
 @dataclass(frozen=True)
@@ -105,10 +119,12 @@ def register(
     if base := tags.get("base"):
         short["base"] = base
     short |= {**(made_of or {}), "weights_sha256": weights_sha256}
+    if training := client.get_run(run_id).data.tags.get(FINGERPRINT):
+        short[FINGERPRINT] = training
     client.set_tag(run_id, "weights_sha256", weights_sha256)
     if card:
         client.set_tag(run_id, describe.NOTE, card)
-    version = _newest(client, f"run_id = '{run_id}'", weights_sha256)
+    version = _newest(_versions(client, f"run_id = '{run_id}'", weights_sha256))
     if version is None:
         facts = short | {key: str(value) for key, value in tags.items()} | {describe.NOTE: card}
         model_id = upload(client, run_id, name, model, step, facts, sampling, dataset)
@@ -126,31 +142,34 @@ def register(
 
 
 def run_of(client: "MlflowClient", identity: Identity, make: bool = True) -> Any:
-    """The run that made these weights: the newest of its recipe, and if one has it of its lineage.
+    """The run that made these weights: of those of its recipe the one that has most of its lineage.
 
     Where there is none, because it was deleted, or the model was trained elsewhere, a run of their
     own is made for what is to be recorded; with `make` off the answer is None.
     """
     found = client.get_experiment_by_name(identity.recipe)
+    if found and found.lifecycle_stage == "deleted" and make:
+        experiment(client, identity.recipe)  # with all its runs
     weights = f"tags.weights_sha256 = '{identity.weights_sha256}'"
     runs = []
     if found:
         order = ["start_time DESC"]
         runs = [*every(client.search_runs, [found.experiment_id], weights, order_by=order)]
-    if runs:
-        lineage = identity.lineage.items()
-        # of equals the first, which is the newest
-        run = max(runs, key=lambda run: sum(run.data.tags.get(k) == v for k, v in lineage))
-    elif make:
+    # of equals the first, which is the newest
+    run = max(runs, key=lambda run: identity.fits(run.data.tags), default=None)
+    if run and not identity.is_of(run.data.tags):
+        of_recipe = f"name = 'nanogpt-{identity.recipe}'"
+        versions = _versions(client, of_recipe, identity.weights_sha256)
+        if any(identity.is_of(version.tags) for version in versions):
+            run = None  # of another training; its own was deleted
+    if run is None and make:
         tags = {key: value for key, value in identity.lineage.items() if value}
         tags |= {"weights_sha256": identity.weights_sha256, "mlflow.source.name": "nanogpt"}
         tags[describe.NOTE] = "Results of a model whose training has no run here."
         place = experiment(client, identity.recipe)
         name = f"results of {identity.weights_sha256[:8]}"
         run = client.create_run(place, tags=tags, run_name=name)
-    else:
-        return None
-    if run.info.status == "RUNNING" and TRAINING not in run.data.tags:
+    if run and run.info.status == "RUNNING" and TRAINING not in run.data.tags:
         client.set_terminated(run.info.run_id)  # one of their own; also after a kill right here
     return run
 
@@ -279,11 +298,19 @@ def _gate(client: "MlflowClient", version: Any, score: float, text_sha256: str) 
 def _version(client: "MlflowClient", run_id: str, identity: Identity) -> Any:
     """The newest version that a run registered of these weights, or that its recipe did, or None.
 
-    A version outlives its run, which somebody may have deleted.
+    A version outlives its run, which somebody may have deleted. One that is known to be of another
+    training, with the same weights, is not taken.
     """
     weights = identity.weights_sha256
-    of_recipe = f"name = 'nanogpt-{identity.recipe}'"
-    return _newest(client, f"run_id = '{run_id}'", weights) or _newest(client, of_recipe, weights)
+    if found := _newest(_versions(client, f"run_id = '{run_id}'", weights)):
+        return found
+    ours = [
+        version
+        for version in _versions(client, f"name = 'nanogpt-{identity.recipe}'", weights)
+        if not identity.fingerprint
+        or version.tags.get(FINGERPRINT, identity.fingerprint) == identity.fingerprint
+    ]
+    return _newest([version for version in ours if identity.is_of(version.tags)] or ours)
 
 
 def _model_id(version: Any) -> str:
@@ -291,8 +318,12 @@ def _model_id(version: Any) -> str:
     return str(version.source.removeprefix("models:/"))
 
 
-def _newest(client: "MlflowClient", query: str, weights_sha256: str) -> Any:
-    """The newest version of these weights among those of a query, or None."""
+def _versions(client: "MlflowClient", query: str, weights_sha256: str) -> list[Any]:
+    """The versions of these weights among those of a query."""
     query += f" AND tags.weights_sha256 = '{weights_sha256}'"
-    found = every(client.search_model_versions, query)
-    return max(found, key=lambda version: int(version.version), default=None)
+    return [*every(client.search_model_versions, query)]
+
+
+def _newest(versions: Iterable[Any]) -> Any:
+    """The newest of some versions, or None."""
+    return max(versions, key=lambda version: int(version.version), default=None)

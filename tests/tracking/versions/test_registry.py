@@ -53,7 +53,11 @@ def test_a_model_is_registered_once(root: Path, model: Path) -> None:
     assert publish(root / "state", model, 2.0) == "1"  # killed before its state was removed
     version = client().get_model_version_by_alias("nanogpt-plays", "candidate")
     assert version.version == 1
-    assert version.tags == {"val_loss": "2.0000", "weights_sha256": weights_sha256(model)}
+    assert version.tags == {
+        "val_loss": "2.0000",
+        "weights_sha256": weights_sha256(model),
+        "nanogpt.fingerprint": "0123456789abcdef",
+    }
     # both ways: else the page of the model says that it is not registered
     logged_model = client().get_logged_model(version.source.removeprefix("models:/"))
     listed = json.loads(logged_model.tags["mlflow.modelVersions"])
