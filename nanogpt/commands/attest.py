@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from nanogpt.common.manifest import File
 from nanogpt.common.place import CODE
 from nanogpt.common.secrets import public
 from nanogpt.proof import keys
-from nanogpt.proof.signature import SIGNATURE, by_browser, by_private_key, sign
+from nanogpt.proof.signature import SIGNATURE, by_login, by_private_key, sign
 from nanogpt.proof.statement import PROVENANCE, Made, build, subjects, validate
 from nanogpt.tracking.versions import ancestors, attested
 from nanogpt.tracking.versions.record import PARAMS, Record
@@ -43,7 +44,7 @@ def attest(model: str, key: Path | None, out: Path | None) -> Path:
             are not those that were registered.
         NotNow: MLflow or sigstore does not answer.
     """
-    signer = by_private_key(key) if key else by_browser()  # before the download
+    signer = by_private_key(key) if key else by_login()  # before the download
     who = "sigstore, without a key"
     if key:
         keys.warn_of_place(key)
@@ -52,8 +53,12 @@ def attest(model: str, key: Path | None, out: Path | None) -> Path:
     model = f"models:/{name}/{version}"  # wherever the alias is by then
     out = out or CODE / "attested" / f"{name}-{version}"
     _check_free(out)
-    with ancestors.of(model) as found, open_model(model) as (_, fetched):
-        folder = fetched.rename(fetched.parent / f"{name}-{version}")  # the signature says its name
+    with (
+        tempfile.TemporaryDirectory() as place,
+        ancestors.of(model) as found,
+        open_model(model) as (_, fetched),
+    ):
+        folder = fetched.rename(Path(place, f"{name}-{version}"))  # the signature says its name
         files = list_files(folder)
         _check(model, found.record, files)
         times = attested.trained(found.run_id)
@@ -68,7 +73,10 @@ def attest(model: str, key: Path | None, out: Path | None) -> Path:
         with whole_folder(out.resolve()) as partial:
             shutil.copytree(folder, partial, dirs_exist_ok=True)
             _check_free(out)  # once more: the work may have taken minutes
-    attested.keep(name, version, [out / file for file in PROOF], who)
+    try:
+        attested.keep(name, version, [out / file for file in PROOF], who)
+    except UserError as error:
+        raise type(error)(f"{out} is signed, and its proof is not in MLflow: {error}") from None
     return out
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from nanogpt.common.errors import UserError
 from nanogpt.proof.signature import Verifier, by_identity, by_key, check, shown
-from nanogpt.proof.statement import PROVENANCE, subjects, tell, validate
+from nanogpt.proof.statement import PROVENANCE, subjects, tell, validate, version
 
 
 def verifier(key: Path | None, identity: str | None, issuer: str | None) -> Verifier:
@@ -42,8 +42,12 @@ def verify(model: str, who: Verifier) -> None:
         UserError: it is not what was signed: what differs, a file a line.
         NotNow: MLflow does not answer.
     """
-    with _open(model) as folder:
+    with _open(model) as (folder, asked):
         signed, statement = prove(folder, who)
+    if asked and version(statement) != asked:
+        raise UserError(
+            f"the proof of {model} is of {' version '.join(map(str, version(statement)))}"
+        )
     print(f"{model}: {len(signed)} files, each as it was signed")
     print(f"  {'signed by':<10} {who.who}")
     for what, value in tell(statement):
@@ -85,18 +89,21 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _open(model: str) -> Iterator[Path]:
+def _open(model: str) -> Iterator[tuple[Path, tuple[str, str] | None]]:
+    """The folder, and the version that it must be of."""
     if not model.startswith("models:"):
-        yield Path(model)
+        yield Path(model), None
         return
     # with MLflow and torch, which a folder does without
     from nanogpt.commands.export import open_model
     from nanogpt.tracking.versions import attested
 
-    name, version = attested.find(model)
+    name, number = attested.find(model)
     with tempfile.TemporaryDirectory() as temporary:
-        proof = attested.fetch(name, version, Path(temporary))
-        with open_model(f"models:/{name}/{version}") as (_, folder):
+        proof = attested.fetch(name, number, Path(temporary))
+        with open_model(f"models:/{name}/{number}") as (_, folder):
             for path in proof:
+                if (folder / path.name).exists():  # it would hide what MLflow has there
+                    raise UserError(f"the proof of {model} and the model both have {path.name}")
                 shutil.copyfile(path, folder / path.name)
-            yield folder
+            yield folder, (name, number)

@@ -39,7 +39,7 @@ def read_private(path: Path) -> tuple[ec.EllipticCurvePrivateKey, bytes | None]:
         raise UserError(f"KEY {path} is {other}; {PAGE}")
     passphrase = None
     if b"ENCRYPTED" in pem:
-        passphrase = os.environ.get(PASSPHRASE, "").encode()
+        passphrase = os.fsencode(os.environ.get(PASSPHRASE, ""))
         if not passphrase:
             raise UserError(
                 f"KEY {path} has a passphrase: put it into the environment, as {PASSPHRASE}"

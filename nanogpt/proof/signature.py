@@ -54,7 +54,7 @@ def by_private_key(path: Path) -> Configure:
     return lambda config: config.use_elliptic_key_signer(private_key=path, password=passphrase)
 
 
-def by_browser() -> Configure:
+def by_login() -> Configure:
     """Have sigstore sign for whom a login says that this is: of the machine, or in a browser."""
     return lambda config: config.use_sigstore_signer(use_ambient_credentials=True)
 
@@ -123,12 +123,12 @@ def check(folder: Path, verifier: Verifier) -> dict[str, str]:
     except Exception as error:
         # the library compares files after it has found that the signature holds
         if str(error).startswith("Signature mismatch"):
-            lines = _differences(folder, present, _signed(content)) or [str(error)]
-            raise UserError(
-                "\n  ".join([f"this is not what {verifier.who} signed:", *lines])
-            ) from None
+            raise _other(folder, present, _signed(content), verifier) from None
         raise _trouble(f"{SIGNATURE} is not known to be of {verifier.who}", error) from None
-    return _signed(content)
+    signed = _signed(content)
+    if sorted(signed) != present:  # the library has left out more than it was told to
+        raise _other(folder, present, signed, verifier)
+    return signed
 
 
 def list_names(folder: Path) -> list[str]:
@@ -265,7 +265,9 @@ def _signed(content: bytes) -> dict[str, str]:
     return {file["name"]: file["digest"] for file in predicate["resources"]}
 
 
-def _differences(folder: Path, present: list[str], signed: Mapping[str, str]) -> list[str]:
+def _other(
+    folder: Path, present: list[str], signed: Mapping[str, str], verifier: Verifier
+) -> UserError:
     """A line for each file that is not as it was signed."""
     there = {name: describe(folder, name).sha256 for name in present}
     lines = [
@@ -285,4 +287,5 @@ def _differences(folder: Path, present: list[str], signed: Mapping[str, str]) ->
     more = [f"and {len(lines) - MOST:,} more"] if len(lines) > MOST else []
     if len(lines) == len(added) and all(Path(name).parts[0] in TOOLS for name in added):
         more.append("these are of git, a hub or a file manager: remove them, and verify again")
-    return lines[:MOST] + more
+    lines = lines[:MOST] + more or ["the files changed while they were looked at"]
+    return UserError("\n  ".join([f"this is not what {verifier.who} signed:", *lines]))

@@ -109,8 +109,16 @@ def validate(statement: Json) -> None:
         raise UserError(f"{PROVENANCE} is no in-toto statement: {error}") from None
     if statement["predicateType"] != PREDICATE_TYPE:
         raise UserError(f"{PROVENANCE} has no SLSA provenance: {statement['predicateType']!r}")
-    if not predicate.build_definition.build_type or not predicate.run_details.builder.id:
-        raise UserError(f"{PROVENANCE} does not say how, or by whom, the model was made")
+    # protobuf takes other spellings of a field, which nobody here would read
+    definition, known = statement["predicate"].get("buildDefinition", {}), predicate.DESCRIPTOR
+    fields = known.fields_by_name["build_definition"].message_type.fields
+    if not definition.keys() <= {field.json_name for field in fields}:
+        raise UserError(f"{PROVENANCE} has fields that SLSA does not know")
+    if definition.get("buildType") != BUILD_TYPE or not predicate.run_details.builder.id:
+        raise UserError(
+            f"{PROVENANCE} was written by another program, or by another version of this one: read"
+            " it yourself"
+        )
 
 
 def subjects(statement: Json) -> dict[str, str]:
@@ -118,12 +126,18 @@ def subjects(statement: Json) -> dict[str, str]:
     return {file["name"]: file["digest"].get("sha256", "") for file in statement["subject"]}
 
 
+def version(statement: Json) -> tuple[Any, Any]:
+    """The registered model that a valid statement is about, and its version."""
+    given = statement["predicate"]["buildDefinition"].get("externalParameters", {})
+    return given.get("model"), given.get("version")
+
+
 def tell(statement: Json) -> Iterator[tuple[str, str]]:
     """What a valid statement says, as pairs: of what, and what."""
     definition = statement["predicate"]["buildDefinition"]
-    details = statement["predicate"]["runDetails"]
-    given, metadata = definition["externalParameters"], details.get("metadata", {})
-    yield "model", f"{given.get('model')}, version {given.get('version')}"
+    details = statement["predicate"].get("runDetails", {})
+    given, metadata = definition.get("externalParameters", {}), details.get("metadata", {})
+    yield "model", "{}, version {}".format(*version(statement))
     when = " to ".join(metadata[key] for key in ("startedOn", "finishedOn") if key in metadata)
     yield "trained", f"run {metadata.get('invocationId')}" + (f", {when}" if when else "")
     yield "settings", f"recipe {given.get('recipe')}; all of them are in {PROVENANCE}"

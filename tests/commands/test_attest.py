@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from nanogpt.commands.record import RECORD as EXPORTED
 from nanogpt.common.files import digest_files, list_files
+from nanogpt.proof.keys import PASSPHRASE
 from nanogpt.proof.statement import build
 from nanogpt.tracking import outbox
 from tests.kit.fake_hub import FakeHub
@@ -66,8 +68,10 @@ def version(registered: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def test_a_version_is_signed_and_verified(
-    version: Path, tmp_path: Path, key: Path, run: Run
+    version: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(PASSPHRASE, "my kingdom for a horse")
+    key = make_keys(tmp_path, passphrase=b"my kingdom for a horse")
     root, public = Path.cwd(), key.with_name("public.pem")
     code, said = run("attest", "models:/nanogpt-plays@candidate", "--key", key)
     assert code == 0, said
@@ -93,8 +97,9 @@ def test_a_version_is_signed_and_verified(
     tags = client().get_model_version("nanogpt-plays", "1").tags
     assert tags["attested"] == by.removeprefix("  signed by  ")
     # no key is anywhere but where it was
-    secret = key.read_bytes().splitlines()[1]
-    assert not [path for path in root.rglob("*") if path.is_file() and secret in path.read_bytes()]
+    secrets = key.read_bytes().splitlines()[1], b"my kingdom for a horse"
+    for path in root.rglob("*"):
+        assert not (path.is_file() and any(s in path.read_bytes() for s in secrets)), path
 
     # once more, and by another key, takes the place of the first
     code, said = run("attest", VERSION, "--key", make_keys(tmp_path, "second"))
@@ -117,6 +122,13 @@ def test_what_mlflow_has_is_not_what_was_signed(version: Path, key: Path, run: R
     code, said = run("verify", VERSION, "--key", key.with_name("public.pem"))
     assert code == 2
     assert said.endswith("signed:\n  changed  config.json")
+    # what it was before, laid beside the proof, hides nothing
+    (kept,) = Path("mlruns").glob("**/attestation/1")
+    (kept / "config.json").write_text(whole)
+    code, said = run("verify", VERSION, "--key", key.with_name("public.pem"))
+    assert code == 2
+    assert said.endswith(f"the proof of {VERSION} and the model both have config.json")
+    (kept / "config.json").unlink()
     # nor is it signed
     code, said = run("attest", VERSION, "--key", key, "--out", root / "new")
     assert code == 2
@@ -219,6 +231,38 @@ def test_an_export_leaves_the_proof_out_and_a_push_takes_it_along(
     assert run("push", folder, "--repo", "will/plays")[0] == 0
     public = key.with_name("public.pem")
     assert run("verify", hub.root / "will" / "plays", "--key", public)[0] == 0
+
+
+def test_a_folder_is_signed_though_mlflow_takes_nothing(
+    version: Path, key: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise ConnectionError("gone away")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", full)
+    code, said = run("attest", VERSION, "--key", key)
+    assert code == 75
+    out = Path.cwd() / "attested" / "nanogpt-plays-1"
+    assert f"attest: {out} is signed, and its proof is not in MLflow: " in said
+    assert run("verify", out, "--key", key.with_name("public.pem"))[0] == 0
+
+
+def test_the_proof_of_another_version_is_refused(version: Path, key: Path, run: Run) -> None:
+    """Though its files are the same."""
+    assert run("attest", VERSION, "--key", key)[0] == 0
+    first = client().get_model_version("nanogpt-plays", "1")
+    second = client().create_model_version("nanogpt-plays", first.source, first.run_id)
+    try:
+        place = Path("attested/nanogpt-plays-1")
+        for name in ("provenance.json", "model.sig"):
+            client().log_artifact(first.run_id, str(place / name), "attestation/2")
+        client().set_model_version_tag("nanogpt-plays", "2", "attested", "key")
+        model = "models:/nanogpt-plays/2"
+        code, said = run("verify", model, "--key", key.with_name("public.pem"))
+        assert code == 2
+        assert said.endswith(f"the proof of {model} is of nanogpt-plays version 1")
+    finally:
+        client().delete_model_version("nanogpt-plays", second.version)
 
 
 def test_a_version_whose_run_was_deleted_is_signed_all_the_same(

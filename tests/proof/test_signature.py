@@ -26,9 +26,9 @@ from nanogpt.common.errors import NotNow, UserError
 from nanogpt.proof import keys
 from nanogpt.proof.signature import (
     SIGNATURE,
-    by_browser,
     by_identity,
     by_key,
+    by_login,
     by_private_key,
     check,
     sign,
@@ -358,7 +358,7 @@ def test_without_a_key_sigstore_must_be_in_reach(
     (folder := tmp_path / "model").mkdir()
     (folder / "config.json").touch()
     with pytest.raises(NotNow, match="model was not signed: TUFError: Failed to refresh"):
-        sign(folder, by_browser())
+        sign(folder, by_login())
     assert not (folder / SIGNATURE).exists()
     who = by_identity("will@example.org", "https://accounts.example.org")
     with pytest.raises(UserError, match=r"model\.sig was made with a key: verify it by --key"):

@@ -187,6 +187,8 @@ def wrong(path: str, value: Any) -> dict[str, Any]:
         ("predicate.runDetails", {}),
         ("predicate.runDetails.metadata.startedOn", "yesterday"),
         ("predicate.buildDefinition.buildType", ""),
+        ("predicate.buildDefinition.buildType", "https://example.org/build"),
+        ("predicate.buildDefinition.resolved_dependencies", []),
         ("predicate.buildDefinition.resolvedDependencies", [3]),
     ],
 )
