@@ -13,15 +13,14 @@ from typing import Any
 from nanogpt.common.command import run_stage
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import write_text
-from nanogpt.common.progress import bar
-from nanogpt.evaluation import measures, total_loss, window_total
 from nanogpt.formats.base import open_base
-from nanogpt.formats.weights import load_model
 from nanogpt.machine.distributed import World, join
+from nanogpt.scoring.blocks import Scores, score
 from nanogpt.settings import Settings, load
 from nanogpt.text.tokens import Name, Tokens, open_tokens
 from nanogpt.tracking import client, datasets, outbox
 from nanogpt.tracking.versions.identity import identify
+from nanogpt.tracking.versions.trial import Trial
 
 
 def main(settings: Settings) -> None:
@@ -36,46 +35,49 @@ def main(settings: Settings) -> None:
     if name == "val":
         why = "its test split is too short" if test.documents else "tokenize.test is 0"
         print(f"eval: nothing to test on ({why}), so val is scored, which chose the step")
-    figures = score(model, tokens, name, context, world)
+    block = settings.eval.block
+    scores = scored(model, tokens, name, context, world, block)
+    figures = scores.figures()
     found: dict[str, Any] = {"split": name, **figures}
-    scores = {f"eval_{key}": value for key, value in figures.items()}
+    metrics = {f"eval_{key}": value for key, value in figures.items()}
     # without a step taken the model is its base
     if base.name and settings.train.steps:
-        before = score(settings.path("base"), tokens, name, context, world)
+        before = scored(settings.path("base"), tokens, name, context, world, block).figures()
         found["base"] = before
-        scores |= {f"eval_base_{key}": value for key, value in before.items()}
+        metrics |= {f"eval_base_{key}": value for key, value in before.items()}
     write_text(settings.path("eval.json"), json.dumps(found, indent=1) + "\n")
     identity = identify(settings)
-    print(f"eval: {outbox.evaluated(identity, scores, datasets.describe(tokens, name))}")
+    trial = Trial(scores, tokens.text(name), context, settings.eval, settings.machine)
+    print(f"eval: {outbox.evaluated(identity, metrics, datasets.describe(tokens, name), trial)}")
     outbox.locked(identity, model, settings.lock)
 
 
-def score(
-    folder: Path, tokens: Tokens, name: Name, context: int, world: World
-) -> dict[str, float | int]:
-    """The figures of the model in `folder` on one split, in windows of `context` tokens.
+def scored(
+    folder: Path, tokens: Tokens, name: Name, context: int, world: World, block: int
+) -> Scores:
+    """Score the model in `folder` on one split, in windows of `context` tokens, and say how it is.
+
+    Args:
+        block: bytes.
 
     Raises:
         UserError: the model is damaged, or has another tokenizer than the tokens.
     """
-    model = load_model(folder, world.device, world.compute)
     digest = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
     if digest != tokens.manifest.tokenizer_sha256:
         raise UserError(
             f"{folder} has another tokenizer than {tokens.folder}: they do not belong together;"
             " run the train stage again"
         )
-    ids = tokens.split(name)
-    with bar(window_total(ids, context), f"eval {name}", "window") as progress:
-        nats, count = total_loss(model, ids, context, world, progress.update)
-    figures = measures(nats, count, len(ids), tokens.manifest.splits[name].bytes)
+    scores = score(folder, tokens.text(name), context, world, block)
+    figures = scores.figures()
     print(
         f"eval: {folder.name}: {name} loss {figures['loss']:.4f} nats a token, perplexity"
         f" {figures['perplexity']:.2f}, {figures['bits_per_byte']:.4f} bits per byte,"
-        f" {count:,} tokens",
+        f" {scores.count:,} tokens",
         flush=True,
     )
-    return figures
+    return scores
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ class Training:
                 "weights_sha256": weights_sha256(model),
                 "step": progress.best_step,
                 "metrics": {"val_loss": progress.best_loss},
-                "tags": self.made_of(),
+                "tags": self.made_of() | {"context": str(self.settings.model.context)},
                 "sampling": self.settings.sample.model_dump(),
                 "made_of": records.complete(self.recorded, model),
             }

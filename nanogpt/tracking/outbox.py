@@ -1,7 +1,7 @@
 """What MLflow is to be told: on disk first, then sent, and removed when MLflow has it.
 
     end(run, "FINISHED", model, registration)           # train
-    print(evaluated(identity, scores, dataset))         # eval
+    print(evaluated(identity, scores, dataset, trial))  # eval
     sampled(identity, path, table)                      # sample
     locked(identity, model, lock)                       # eval, sample, and `nanogpt report`
     send_all()                                          # `nanogpt sync`
@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 from filelock import FileLock, Timeout
 
@@ -34,6 +35,7 @@ from nanogpt.tracking.run import RECORDS, Run, Training
 from nanogpt.tracking.trouble import Trouble, explain
 from nanogpt.tracking.versions import history, names, registry
 from nanogpt.tracking.versions.registry import Identity
+from nanogpt.tracking.versions.trial import Trial
 from nanogpt.training import checkpoint, journal
 
 if TYPE_CHECKING:
@@ -122,13 +124,18 @@ def end(
         log.warning("MLflow does not answer, so %s waits; %s", title, LATER)
 
 
-def evaluated(identity: Identity, metrics: Mapping[str, float], dataset: Mapping[str, Any]) -> str:
-    """Record the scores of a model; it becomes `champion` if they beat those of the one there is.
+def evaluated(
+    identity: Identity,
+    metrics: Mapping[str, float],
+    dataset: Mapping[str, Any],
+    trial: Trial,
+) -> str:
+    """Record the scores of a model, and have it challenge the champion that there is by then.
 
     Args:
-        metrics: with `eval_bits_per_byte`, by which champions are chosen.
-        dataset: that was scored: `name`, `digest` of its text, `source`, and what else is known;
-            only scores of the same text are compared.
+        metrics: with `eval_bits_per_byte`.
+        dataset: that was scored: `name`, `digest` of its text, `source`, and what else is known.
+        trial: what the decision is made by.
 
     Returns:
         What was decided and why, a sentence to print.
@@ -138,7 +145,7 @@ def evaluated(identity: Identity, metrics: Mapping[str, float], dataset: Mapping
     """
     values = {"metrics": dict(metrics), "dataset": dict(dataset)}
     title = f"scores of {identity.weights_sha256[:12]}"
-    sent = _tell("evaluation", identity, title, values)
+    sent = _tell("evaluation", identity, title, values, trial)
     if sent.refused:
         raise UserError(f"not decided: {_refusal([sent.title], sent.says)}")
     return sent.says if sent.done else f"not decided: MLflow does not have the scores ({sent.says})"
@@ -253,7 +260,9 @@ def _send_result(client: "MlflowClient", entry: Path, trainings: Mapping[str, Tr
         scored = entries.kind(entry) == "evaluation"
         first, second = ("metrics", "dataset") if scored else ("text", "table")
         values[first], values[second]
-    except (KeyError, TypeError, ValueError):
+        if scored:
+            values["trial"] = Trial.load(entry)
+    except (FileNotFoundError, KeyError, TypeError, ValueError, BadZipFile):
         raise _strange(entry) from None
     if trouble := trainings.get(identity.key):
         raise _TrainingFirst(trouble)
@@ -294,7 +303,13 @@ class _TrainingFirst(Exception):
         self.trouble = trouble
 
 
-def _tell(kind: str, identity: Identity, title: str, values: Mapping[str, Any]) -> Result:
+def _tell(
+    kind: str,
+    identity: Identity,
+    title: str,
+    values: Mapping[str, Any],
+    trial: Trial | None = None,
+) -> Result:
     """Put an entry about a model into the outbox, in the place of an older one, and send."""
     # of other trainings with the same weights none takes another's place
     which = f"{identity.key[:-48]}-{(identity.fingerprint or 'unknown')[:16]}"
@@ -302,6 +317,8 @@ def _tell(kind: str, identity: Identity, title: str, values: Mapping[str, Any]) 
     with entries.new(name, title) as entry:
         text = json.dumps({"identity": asdict(identity), **values})
         (entry / "values.json").write_text(text, encoding="utf-8")
+        if trial:
+            trial.save(entry)
     told = Result(name, title, "another process has told MLflow")
     return next((result for result in _deliver() if result.entry == name), told)
 

@@ -1,6 +1,7 @@
 """What tests of the journal, of runs, of the registry and of what leaves it share."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mlflow import MlflowClient
 
@@ -16,12 +18,16 @@ from nanogpt.architecture import GPTConfig
 from nanogpt.common.files import remove_folder
 from nanogpt.formats.weights import save_model, weights_sha256
 from nanogpt.model import GPT
+from nanogpt.scoring.blocks import Scores
 from nanogpt.text import tokenizer
+from nanogpt.text.tokens import HeldOut
 from nanogpt.tracking import location, outbox
 from nanogpt.tracking.run import Run, start
 from nanogpt.tracking.versions.registry import Identity
+from nanogpt.tracking.versions.trial import Trial
 from nanogpt.training import checkpoint
 from nanogpt.training.journal import Journal
+from tests.kit.recipes import quick
 from tests.kit.toy import eventually
 
 PACKAGE = Path(nanogpt.__file__).parent
@@ -37,6 +43,7 @@ SAMPLING = {
     "seed": 1,
 }
 SCORES = {"eval_loss": 1.4, "eval_bits_per_byte": 2.0}
+TEXT = ["to be or not to be " * (count % 9 + 1) for count in range(40)]  # shorter than a block
 TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"  # seconds
 CARD = """---
 library_name: transformers
@@ -141,6 +148,23 @@ def scored(text: str) -> dict[str, Any]:
     return DATASET | {"name": "plays, test", "digest": text}
 
 
+def scores(bits: float, seed: int = 0) -> Scores:
+    """What TEXT costs a model: so many bits per byte, in each block a little more or less."""
+    begins, blocks = np.array([0, *np.cumsum([len(text) for text in TEXT])]), len(TEXT)
+    noise = np.random.default_rng(seed).normal(0, 0.005, blocks)
+    sizes = np.diff(begins)
+    nats = sizes * math.log(2) * bits * (1 + noise - noise @ sizes / sizes.sum())
+    total = float(nats.sum())
+    return Scores(nats, sizes, np.arange(blocks), total, 99, 99, 16, 0, 0)
+
+
+def trial(bits: float, **rule: Any) -> Trial:
+    """Of a model with this score, by the rule of the default recipe."""
+    settings = quick(**{f"eval__{key}": value for key, value in rule.items()})
+    text = HeldOut.of("plays, test", *TEXT)
+    return Trial(scores(bits), text, 16, settings.eval, settings.machine)
+
+
 def registration(model: Path, val_loss: float) -> dict[str, Any]:
     return {
         "weights_sha256": weights_sha256(model),
@@ -178,7 +202,7 @@ def everything(root: Path, model: Path) -> str:
     run = begin(root / "state", 8, saved=8)
     outbox.end(run, "FINISHED", model, registration(model, 2.0))
     shutil.rmtree(root / "state")
-    decision = outbox.evaluated(identity(model), SCORES, scored("text"))
+    decision = outbox.evaluated(identity(model), SCORES, scored("text"), trial(2.0))
     (root / "samples.md").write_text("# Samples\n", encoding="utf-8")
     outbox.sampled(identity(model), root / "samples.md", SAMPLES)
     return decision

@@ -26,6 +26,7 @@ from tests.kit.trainings import (
     registration,
     runs,
     scored,
+    trial,
     waiting,
 )
 
@@ -88,7 +89,9 @@ def test_a_sender_does_not_wait_for_ever_for_another(
         results = other.submit(lambda: list(outbox.deliver(60))).result()
         assert [result.says for result in results] == ["another process is sending"] * 2
         other.submit(outbox.sampled, identity(model), root / "samples.md", SAMPLES).result()
-        told = other.submit(outbox.evaluated, identity(model), SCORES, scored("text")).result()
+        told = other.submit(
+            outbox.evaluated, identity(model), SCORES, scored("text"), trial(2.0)
+        ).result()
     assert told.startswith("not decided: MLflow does not have the scores (another process is send")
     assert waiting() == ["evaluation", "sample"]
     assert [result.done for result in first] == [True, True]
@@ -132,7 +135,7 @@ def test_what_is_for_one_database_is_not_sent_to_another(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
     told = "not decided: .* does not have its training: it is for sqlite:///mlflow.db; set MLFLOW_"
     with pytest.raises(UserError, match=told):  # the model was trained there
-        outbox.evaluated(identity(model), SCORES, scored("text"))
+        outbox.evaluated(identity(model), SCORES, scored("text"), trial(2.0))
     assert runs() == []
     capsys.readouterr()
     assert outbox.send_all() == outbox.REFUSED

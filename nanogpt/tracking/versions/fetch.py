@@ -57,12 +57,16 @@ def download_registered(model: str, folder: Path) -> Path:
         raise UserError(f"the files of {found.name}, version {found.number}, are gone{GONE}")
     if len(models) != 1:
         raise UserError(f"it holds {len(models)} folders with a config.json, and not one")
-    _check(found, models[0])
+    check(found, models[0])
     return models[0]
 
 
-def _check(found: Version, folder: Path) -> None:
-    """Refuse weights that are not those which were registered."""
+def check(found: Version, folder: Path) -> None:
+    """Refuse weights that are not those which were registered.
+
+    Raises:
+        UserError: how they differ.
+    """
     registered = found.about.tags.get(WEIGHTS)
     weights = folder / "model.safetensors"
     if registered is None:

@@ -2,7 +2,7 @@
 
     register(client, run_id, recipe, model, weights_sha256=..., ...)    # train
     run = run_of(client, identity)
-    record_evaluation(client, run, identity, metrics, dataset)          # eval
+    record_evaluation(client, run, identity, metrics, dataset, trial)   # eval
     record_samples(client, run, name, text, table)                      # sample
     summary(identity)
 
@@ -25,6 +25,8 @@ from nanogpt.tracking.client import connect, every
 from nanogpt.tracking.run import FINGERPRINT, TRAINING, experiment, rounded
 from nanogpt.tracking.trouble import explain
 from nanogpt.tracking.versions import history
+from nanogpt.tracking.versions.gate import Outcome, challenge
+from nanogpt.tracking.versions.trial import CONTEXT, Trial
 from nanogpt.tracking.versions.upload import upload
 
 if TYPE_CHECKING:
@@ -71,16 +73,6 @@ class Identity:
         return self.fingerprint is not None and tags.get(FINGERPRINT) == self.fingerprint
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a version after its evaluation; `reason` is a sentence to print."""
-
-    reason: str
-    promoted: bool = False
-    name: str | None = None
-    version: str | None = None
-
-
 def register(
     client: "MlflowClient",
     run_id: str,
@@ -102,7 +94,8 @@ def register(
     Args:
         step: of the training, that the weights are of.
         metrics: such as the validation loss; tags of the version, with four digits.
-        tags: what the model is made of; those of the uploaded model, `base` of the version too.
+        tags: what the model is made of; those of the uploaded model; `base` and `context`
+            of the version too.
         sampling: what `predict` does when it is not told; section `sample` of the settings.
         dataset: that was validated on, as `run.start` takes it.
         made_of: tags of the version by which it is searched for; what waits from before has none.
@@ -116,8 +109,7 @@ def register(
     name = f"nanogpt-{recipe}"
     card = describe.card(model)
     short = {key: f"{value:.4f}" for key, value in metrics.items()}
-    if base := tags.get("base"):
-        short["base"] = base
+    short |= {key: str(tags[key]) for key in ("base", CONTEXT) if tags.get(key)}
     short |= {**(made_of or {}), "weights_sha256": weights_sha256}
     if training := client.get_run(run_id).data.tags.get(FINGERPRINT):
         short[FINGERPRINT] = training
@@ -180,14 +172,15 @@ def record_evaluation(
     identity: Identity,
     metrics: Mapping[str, float],
     dataset: Mapping[str, Any],
+    trial: Trial,
 ) -> Outcome:
-    """Record the scores of these weights; they become `champion` if they beat the one there is.
+    """Record the scores of these weights, and have them challenge the champion.
 
     Args:
         run: as `run_of` found it.
-        metrics: with `eval_bits_per_byte`, by which champions are chosen.
-        dataset: that was scored, as `run.start` takes it; its digest is that of the text, and
-            only scores of the same text are compared.
+        metrics: with `eval_bits_per_byte`.
+        dataset: that was scored, as `run.start` takes it; its digest is that of the text.
+        trial: what the decision is made by.
 
     Raises:
         Exception: MLflow does not answer, or refuses.
@@ -209,8 +202,15 @@ def record_evaluation(
     score, text_sha256 = round(metrics[SCORE], 6), dataset["digest"]
     for key, tag in {SCORE: str(score), TEXT: text_sha256}.items():
         client.set_model_version_tag(version.name, version.version, key, tag)
-    outcome = _gate(client, version, score, text_sha256)
+    outcome = challenge(client, version, trial)
     client.set_tag(run_id, "decision", outcome.reason)
+    about = describe.decided(version.description, outcome.reason)
+    client.update_model_version(version.name, version.version, about)
+    if outcome.difference:
+        gains = {f"gate_{key}": getattr(outcome.difference, key) for key in ("gain", "low", "high")}
+        known = {key: rounded(value) for key, value in gains.items() if math.isfinite(value)}
+        points = [Metric(key, value, now, 0, **data) for key, value in known.items()]
+        client.log_batch(run_id, points)
     return outcome
 
 
@@ -252,47 +252,6 @@ def summary(identity: Identity) -> dict[str, Any]:
     except Exception as error:
         log.warning("MLflow does not say what it knows: %s", explain(error))
         return {}
-
-
-def decide(
-    score: float, text_sha256: str, holder: str, champion: Mapping[str, str]
-) -> tuple[bool, str]:
-    """Shall a version with this score on this text replace the champion? Yes or no, and why.
-
-    Args:
-        score: bits per byte.
-        holder: the champion's version.
-        champion: its tags.
-    """
-    if champion.get(TEXT) != text_sha256:
-        return False, (
-            f"version {holder} stays champion: it was not scored on this text,"
-            " so the two cannot be compared"
-        )
-    best = round(float(champion[SCORE]), 6)  # as scores are now, which had more digits once
-    if score < best or math.isnan(best):
-        return True, f"{score:.4f} bits per byte beat the {best:.4f} of version {holder}"
-    return False, f"version {holder} stays champion: {best:.4f} bits per byte, this one {score:.4f}"
-
-
-def _gate(client: "MlflowClient", version: Any, score: float, text_sha256: str) -> Outcome:
-    """Move the alias `champion` to `version` if it beats the version that has it."""
-    name, number = version.name, str(version.version)
-    model = client.get_registered_model(name)
-    holder = str(model.aliases.get("champion", ""))
-    if not math.isfinite(score):
-        promoted, reason = False, f"{score} bits per byte: no model of use has that"
-    elif not holder:
-        promoted, reason = True, f"the first champion: {score:.4f} bits per byte"
-    elif holder == number:
-        promoted, reason = False, f"the champion already: {score:.4f} bits per byte"
-    else:
-        champion = client.get_model_version(name, holder)
-        promoted, reason = decide(score, text_sha256, holder, champion.tags)
-    client.update_model_version(name, number, describe.decided(version.description, reason))
-    if promoted:
-        history.move(client, name, "champion", number, reason, by="gate")
-    return Outcome(reason, promoted, name, number)
 
 
 def _version(client: "MlflowClient", run_id: str, identity: Identity) -> Any:

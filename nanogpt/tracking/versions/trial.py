@@ -1,0 +1,129 @@
+"""A model that was scored, as its decision needs it; and another version, scored on the same text.
+
+Trial(scores, text, context, settings.eval, settings.machine).save(entry)
+rescored(client, "nanogpt-plays", "3", trial).figures()
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from nanogpt.common.errors import UserError
+from nanogpt.formats.hub_config import read_config
+from nanogpt.machine.distributed import World, prepare
+from nanogpt.scoring.blocks import Scores, score
+from nanogpt.settings import Eval, Machine
+from nanogpt.text.tokens import HeldOut
+from nanogpt.tracking.versions.fetch import check
+from nanogpt.tracking.versions.names import Version, resolve
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CONTEXT = "context"  # tag of a version: the window that it was trained with
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a decision needs to know of a model that was scored, wherever and whenever it is made.
+
+    Attributes:
+        context: the window in tokens that it was scored in.
+    """
+
+    scores: Scores
+    text: HeldOut
+    context: int
+    rule: Eval
+    machine: Machine
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder."""
+        about = {
+            "name": self.text.name,
+            "ends": self.text.ends,
+            "context": self.context,
+            "rule": self.rule.model_dump(),
+            "machine": self.machine.model_dump(),
+        }
+        (folder / "trial.json").write_text(json.dumps(about), encoding="utf-8")
+        text = np.frombuffer(self.text.data, np.uint8)
+        np.savez(folder / "text.npz", text=text, starts=self.text.starts)
+        np.savez(folder / "scores.npz", **asdict(self.scores))
+
+    @classmethod
+    def load(cls, folder: Path) -> "Trial":
+        """What `save` wrote.
+
+        Raises:
+            OSError, KeyError, ValueError: it is not there, or damaged.
+        """
+        about = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
+        with np.load(folder / "text.npz") as kept:
+            data, starts = kept["text"].tobytes(), kept["starts"]
+        with np.load(folder / "scores.npz") as kept:
+            scores = Scores(**{k: kept[k] if kept[k].ndim else kept[k].item() for k in kept})
+        text = HeldOut(about["name"], data, starts, about["ends"])
+        rule, machine = Eval(**about["rule"]), Machine(**about["machine"])
+        return cls(scores, text, about["context"], rule, machine)
+
+
+def rescored(client: "MlflowClient", name: str, version: str, trial: Trial) -> Scores:
+    """Score a version on the text of a trial, in the window that it was trained with.
+
+    Raises:
+        UserError: its files are gone, or are not those that were registered; or it cannot be read.
+        Exception: MLflow does not answer.
+    """
+    found = resolve(client, f"models:/{name}/{version}")
+    known = found.about.tags.get(CONTEXT, trial.context)  # older versions do not say
+    with _opened(client, found) as folder:
+        context = min(int(known), read_config(folder).context)
+        return score(folder, trial.text, context, _alone(trial.machine), trial.rule.block)
+
+
+@contextmanager
+def _opened(client: "MlflowClient", found: Version) -> Iterator[Path]:
+    """The model directory of a version: where it lies if that is here, else fetched for a while."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    place = client.get_model_version_download_uri(found.name, found.number)
+    local = place.startswith(("/", "file:"))
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            fetched = download_artifacts(artifact_uri=place, dst_path=None if local else temporary)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise UserError("its files are gone") from None
+            raise
+        models = [path.parent for path in Path(fetched).rglob("config.json")]
+        if len(models) != 1:
+            raise UserError(f"there are {len(models)} models in its files, and not one")
+        check(found, models[0])
+        yield models[0]
+
+
+def _alone(machine: Machine) -> World:
+    """This process by itself, in float32: also at the end of a training of several."""
+    device = prepare(machine)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+    return World(
+        rank=0,
+        size=1,
+        device=device,
+        compute=torch.float32,
+        compile=False,
+        deterministic=machine.deterministic or device.type == "cpu",
+        parallel="auto",
+        parent=os.getppid(),
+    )

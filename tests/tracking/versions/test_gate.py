@@ -1,0 +1,216 @@
+"""Who becomes champion, and why: real MLflow databases, and scores that are given."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nanogpt.common.errors import UserError
+from nanogpt.scoring.blocks import Scores, score
+from nanogpt.tracking import outbox
+from nanogpt.tracking.client import connect
+from nanogpt.tracking.versions import gate, history
+from nanogpt.tracking.versions import trial as trials
+from nanogpt.tracking.versions.trial import Trial, rescored
+from tests.kit.front import Front
+from tests.kit.trainings import (
+    SCORES,
+    begin,
+    client,
+    identity,
+    make_model,
+    registration,
+    scored,
+    scores,
+    trial,
+    waiting,
+)
+
+NAME = "nanogpt-plays"
+
+
+class Plays:
+    """A registered model whose versions need as many bits per byte as is said here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bits: list[float] = []
+        client().create_registered_model(NAME)
+        monkeypatch.setattr(gate, "rescored", lambda *words: self.rescored(words[2]))
+
+    def rescored(self, version: str) -> Scores:
+        return scores(self.bits[int(version) - 1], seed=int(version))
+
+    def add(self, bits: float, **rule: float) -> gate.Outcome:
+        """A new version, which challenges the champion."""
+        self.bits.append(bits)
+        client().create_model_version(NAME, "file:///elsewhere")
+        return self.again(len(self.bits), **rule)
+
+    def again(self, number: int, **rule: float) -> gate.Outcome:
+        version = client().get_model_version(NAME, str(number))
+        return gate.challenge(connect(), version, trial(self.bits[number - 1], **rule))
+
+
+@pytest.fixture
+def plays(root: Path, monkeypatch: pytest.MonkeyPatch) -> Plays:
+    return Plays(monkeypatch)
+
+
+def champion() -> str:
+    return str(client().get_registered_model(NAME).aliases.get("champion", ""))
+
+
+def test_a_model_is_champion_if_it_is_better_by_more_than_noise(plays: Plays) -> None:
+    first = plays.add(2.5)
+    assert (first.promoted, first.reason) == (True, "the first champion: 2.5000 bits per byte")
+    again = plays.again(1)
+    assert (again.promoted, again.reason) == (False, "the champion already: 2.5000 bits per byte")
+    worse = plays.add(2.6)
+    assert not worse.promoted
+    assert worse.reason == (
+        f"version 1 stays champion: {worse.difference} (2.6000 bits per byte, version 1 2.5000);"
+        " it takes an interval above 0 and a gain of 1 %"
+    )
+    better = plays.add(2.4)
+    assert better.promoted
+    assert str(better.difference).startswith("4.0 % better, 95 % interval 3.")
+    assert better.reason == (
+        f"champion in place of version 1: {better.difference}"
+        " (2.4000 bits per byte, version 1 2.5000)"
+    )
+    assert champion() == "3"
+    *_, move = history.moves(connect(), NAME)
+    assert (move.before, move.after, move.why) == ("1", "3", better.reason)
+    assert move.evidence["bits_per_byte"] == {"1": 2.5, "3": 2.4}
+    assert move.evidence["text_sha256"] == trial(2.4).text.digest
+    assert move.evidence["least_gain"] == 0.01
+    assert move.evidence["low"] < move.evidence["gain"] < move.evidence["high"]
+
+
+def test_a_gain_must_be_as_large_as_is_asked(plays: Plays) -> None:
+    plays.add(2.5)
+    assert not plays.add(2.49).promoted  # the interval is above 0, but another seed might do it
+    assert plays.again(2, least_gain=0.003).promoted
+
+
+def test_a_gain_must_be_sure(plays: Plays) -> None:
+    plays.add(2.5)
+    found = plays.add(2.4999, least_gain=0.0)
+    assert found.difference
+    assert found.difference.low < 0 < found.difference.gain
+    assert not found.promoted
+
+
+@pytest.mark.parametrize("bits", [math.nan, math.inf])
+def test_a_score_that_is_no_number_wins_nothing_and_is_beaten(plays: Plays, bits: float) -> None:
+    assert plays.add(bits).reason == (
+        f"not promoted: {bits} bits per byte, which no model of use has"
+    )
+    assert champion() == ""
+    client().set_registered_model_alias(NAME, "champion", "1")
+    assert plays.add(2.5).promoted
+
+
+def test_where_no_version_is_champion_any_more_the_next_one_is(plays: Plays) -> None:
+    plays.add(2.5)
+    client().delete_registered_model_alias(NAME, "champion")
+    found = plays.add(2.6)
+    assert found.reason == "champion, as no version was any more: 2.6000 bits per byte"
+    assert champion() == "2"
+
+
+def test_what_a_person_took_back_stays_back(plays: Plays) -> None:
+    plays.add(2.5)
+    plays.add(2.0)
+    history.move(connect(), NAME, "champion", "1", "it swears", by="rollback")
+    found = plays.again(2)
+    assert not found.promoted
+    assert found.reason.startswith("not promoted: version 2 was taken back on ")
+    assert found.reason.endswith("(it swears)")
+    assert champion() == "1"
+    assert plays.add(1.9).promoted
+
+
+def test_a_champion_that_cannot_be_scored_stays(
+    plays: Plays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*_: object) -> None:
+        raise UserError("model.safetensors is damaged")
+
+    plays.add(2.5)
+    monkeypatch.setattr(gate, "rescored", damaged)
+    found = plays.add(1.0)
+    assert not found.promoted
+    assert found.reason == (
+        "not decided, and nothing is moved: version 1 cannot be scored here: model.safetensors is"
+        ' damaged; `make promote MODEL=models:/nanogpt-plays/2 REASON="..."` decides without it'
+    )
+    assert champion() == "1"
+
+
+def test_versions_are_scored_where_they_lie_each_in_its_own_window(
+    root: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = registration(model, 2.0)
+    told["tags"] |= {"context": "8"}
+    outbox.end(begin(root / "state", 8, saved=8), "FINISHED", model, told)
+    version = client().get_model_version(NAME, "1")
+    assert version.tags["context"] == "8"
+    seen: list[Path] = []
+
+    def spy(folder: Path, *rest: object) -> Scores:
+        seen.append(folder)
+        return score(folder, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trials, "score", spy)
+    found = rescored(connect(), NAME, "1", trial(2.0))
+    assert found.context == 8
+    assert seen[0].is_relative_to(root / "mlruns")  # and not a copy
+    assert not [*(root / "mlruns").rglob("registered_model_meta")]
+    client().delete_model_version_tag(NAME, "1", "context")  # as of a training of before
+    assert rescored(connect(), NAME, "1", trial(2.0)).context == 16
+    shutil.rmtree(root / "mlruns")
+    with pytest.raises(UserError, match="its files are gone"):
+        rescored(connect(), NAME, "1", trial(2.0))
+
+
+def test_a_decision_waits_with_all_it_needs_and_meets_the_champion_of_then(
+    front: Front, root: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    front.fail("refuse")
+    outbox.end(begin(root / "state", 8, saved=8), "FINISHED", model, registration(model, 2.0))
+    said = outbox.evaluated(identity(model), SCORES, scored("text"), trial(6.0))
+    assert said.startswith("not decided")
+    assert waiting() == ["evaluation", "training"]
+    shutil.rmtree(root / "state")
+    shutil.rmtree(model)  # the recipe's folder holds another one by now
+    front.mend()
+    other = make_model(tmp_path / "other", seed=2)
+    outbox.end(begin(root / "other", 8, saved=8), "FINISHED", other, registration(other, 2.0))
+    assert waiting() == []
+    versions = client().search_model_versions(f"name = '{NAME}'")
+    by_weights = {v.tags["weights_sha256"]: str(v.version) for v in versions}
+    newer = by_weights.pop(identity(other).weights_sha256)
+    assert [champion()] == [*by_weights.values()]
+    # now it is fetched from the server, and scored on the text that is asked about
+    said = outbox.evaluated(identity(other), SCORES, scored("another text"), trial(1.0))
+    assert said.startswith("champion in place of version ")
+    assert "% better" in said
+    assert champion() == newer
+
+
+def test_a_trial_comes_back_from_the_disk_as_it_was(tmp_path: Path) -> None:
+    before = trial(2.0)
+    before.save(tmp_path)
+    after = Trial.load(tmp_path)
+    assert after.text.digest == before.text.digest
+    assert (after.rule, after.machine, after.context) == (
+        before.rule,
+        before.machine,
+        before.context,
+    )
+    assert after.scores.figures() == before.scores.figures()
+    for key in ("nats", "bytes", "document"):
+        assert np.array_equal(getattr(after.scores, key), getattr(before.scores, key))
