@@ -153,6 +153,11 @@ class Rebuild:
         if self.ready.read_text("utf-8") != BROUGHT:
             # a base of the registry is in that of the checkout
             if code := self._dvc("repro", "--no-run-cache", *first, **{TRACKING: self._registry()}):
+                print(
+                    "reproduce: neither DVC's cache nor a remote has the text and the base as they"
+                    " were, and they cannot be had again; in the clone that trained it, `dvc push`",
+                    file=sys.stderr,
+                )
                 return code
             if odd := wrong_input(self.origin, self.copy / self.origin.data):
                 raise OtherInput(f"download is the first stage that differs, in {odd}")

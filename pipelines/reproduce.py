@@ -43,11 +43,13 @@ def reproduce(model: str, this_environment: bool, only_plan: bool, keep: bool) -
     with tempfile.TemporaryDirectory() as temporary:
         origin = find_origin(model, Path(temporary, "lineage"), top)
         rebuild = Rebuild(origin, top, this_environment)
+        _tell(rebuild)
+        if only_plan:
+            return 0
         rebuild.copy.parent.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(f"{rebuild.copy}.lock", timeout=0):
-                _tell(rebuild)
-                return 0 if only_plan else _rebuild(rebuild, keep)
+                return _rebuild(rebuild, keep)
         except Timeout:
             raise NotNow(f"{origin.model} is being built again already; wait for its end") from None
 
@@ -89,7 +91,7 @@ def _rebuild(rebuild: Rebuild, keep: bool) -> int:
         verdict = Verdict("different", str(error))
     print(f"{origin.model}: {verdict}")
     _keep(rebuild, verdict)
-    if keep:
+    if keep or verdict.code:  # else nobody could look into it
         rebuild.ready.unlink(missing_ok=True)  # the next rebuild computes anew
         print(f"what came out is in {copy}; `git worktree remove --force {copy}` removes it")
     else:
