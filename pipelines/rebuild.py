@@ -25,7 +25,7 @@ from pipelines import environment, exits, worktree
 from pipelines.graph import RecipeError, adopt, dvc_environment, stages
 from pipelines.origin import Origin, nanogpt
 from pipelines.run import mend_locks, wait_for
-from pipelines.verdict import wrong_input
+from pipelines.verdict import digests, tree, wrong_input
 
 COPIES = Path(".dvc", "tmp", "reproduce")
 FIRST = ("check", "download")  # whose outputs may come from DVC's cache or a remote
@@ -176,22 +176,47 @@ class Rebuild:
         if set(known) != {*FIRST}:
             return False
         dump_yaml(str(lock), {"schema": "2.0", "stages": known})
+        targets = [f"{lock.with_name('dvc.yaml')}:{name}" for name in FIRST]
         with Repo(str(self.copy)) as repo:
-            targets = [f"{lock.with_name('dvc.yaml')}:{name}" for name in FIRST]
-            with suppress(DvcException):  # what is lacking is seen below
-                if not self.cached(repo) and repo.config["remote"]:
-                    repo.fetch(targets)
-                repo.checkout(targets, force=True)
+            self._check_out(repo, targets)
+            if self._remove_damaged(repo):
+                self._check_out(repo, targets)
         if wrong_input(self.origin, self.copy / self.origin.data) is None:
             return True
         lock.unlink()
         return False
 
+    def _check_out(self, repo: Any, targets: list[str]) -> None:
+        with suppress(DvcException):  # what is lacking is seen afterwards
+            if not self.cached(repo) and repo.config["remote"]:
+                repo.fetch(targets)
+            repo.checkout(targets, force=True)
+
+    def _remove_damaged(self, repo: Any) -> bool:
+        """Remove from DVC's cache what has other bytes than its name says; whether there was any.
+
+        DVC trusts what is write-protected there, unread, and would hand it out for ever.
+        """
+        damaged = set()
+        for out in self._inputs():
+            found, listed = digests(self.copy / out["path"]), tree(repo, out["md5"])
+            names = listed.keys() or {""}
+            known = listed or {"": out["md5"]}
+            damaged |= {known[name] for name in names & found.keys() if found[name] != known[name]}
+        for md5 in damaged:
+            print(f"reproduce: {md5} in DVC's cache is damaged; removed", file=sys.stderr)
+            repo.cache.local.delete(md5)
+        return bool(damaged)
+
+    def _inputs(self) -> list[dict[str, Any]]:
+        """The recorded outputs of the stages that bring the text and the base."""
+        stages = self.origin.stages
+        return [out for name in FIRST for out in stages.get(name, {}).get("outs", [])]
+
     def cached(self, repo: Any) -> bool:
         """Whether DVC's cache of a repository has the text and the base as they were."""
-        outs = [out for name in FIRST for out in self.origin.stages.get(name, {}).get("outs", [])]
         try:
-            for out in outs:
+            for out in (outs := self._inputs()):
                 check(repo.cache.local, load(repo.cache.local, HashInfo("md5", out["md5"])))
         except (FileNotFoundError, ObjectFormatError):
             return False

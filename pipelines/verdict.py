@@ -73,7 +73,7 @@ def compare(origin: Origin, copy: Path, distance: Distance | None) -> list[Row]:
             for out in recorded.get(name, {}).get("outs", []):
                 found = digests(copy / out["path"])
                 same = found.get("") == out.get("md5")
-                first = "" if same else _first(found, _tree(repo, str(out.get("md5"))))
+                first = "" if same else _first(found, tree(repo, str(out.get("md5"))))
                 rows.append(Row(name, out["path"], same, first))
     return rows
 
@@ -102,7 +102,7 @@ def digests(path: Path) -> Digests:
     return {"": made.hash_info.value, **parts}
 
 
-def _tree(repo: Any, md5: str) -> Digests:
+def tree(repo: Any, md5: str) -> Digests:
     """What DVC's cache knows of a folder by its digest; perhaps nothing."""
     if not md5.endswith(".dir"):
         return {}
