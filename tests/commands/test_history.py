@@ -120,3 +120,20 @@ def test_the_gate_of_a_later_score_knows_who_decided(trained: Path, run: Run) ->
     assert run("rollback", "--reason", "forgets its lines")[0] == 0
     assert registry.summary(identity(Path(trained.parent, "model-2")))["aliases"] == ["champion"]
     assert connect().get_registered_model(NAME).description.count("forgets its lines") == 1
+
+
+def test_every_command_says_what_there_is_instead(trained: Path, run: Run) -> None:
+    wrong = f"models:/{NAME}@champoin"
+    for words in (
+        ("export", wrong),
+        ("push", wrong, "--repo", "me/plays", "--dry-run"),
+        ("sample", "--model", wrong),
+        ("compare", wrong, wrong),
+        ("lineage", wrong),
+        ("promote", wrong, "--reason", "x"),
+    ):
+        code, said = run(*words)
+        assert code == 2, said
+        last = said.splitlines()[-1]
+        assert f"{NAME} has no alias champoin; did you mean models:/{NAME}@champion?" in last
+        assert "; it has versions 1 to 3 and @candidate (version 3), @champion (v" in last

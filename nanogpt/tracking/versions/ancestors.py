@@ -23,12 +23,12 @@ from nanogpt.tracking import location
 from nanogpt.tracking.client import every, usable
 from nanogpt.tracking.run import RECORDS
 from nanogpt.tracking.trouble import explain
+from nanogpt.tracking.versions.names import resolve
 from nanogpt.tracking.versions.record import Record, diff_name, load
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-REGISTERED = re.compile(r"models:/([^/@]+)(?:/([0-9]+)|@([^/@]+))")
 RUN = re.compile("[0-9a-f]{32}")
 
 
@@ -70,13 +70,8 @@ def _find(client: "MlflowClient", model: str) -> tuple[str, Any]:
     """The run that trained a model, and its version if it is registered."""
     if RUN.fullmatch(model):
         return model, _newest(client, f"run_id = '{model}'")
-    if parts := REGISTERED.fullmatch(model):
-        name, number, alias = parts.groups()
-        version = (
-            client.get_model_version(name, number)
-            if number
-            else client.get_model_version_by_alias(name, alias)
-        )
+    if model.startswith("models:"):
+        version = resolve(client, model).about
     elif (Path(model) / "config.json").exists():
         version = _of_directory(client, Path(model))
     else:
