@@ -9,22 +9,34 @@ import pytest
 
 from nanogpt.tracking import outbox
 from nanogpt.tracking.client import connect
-from nanogpt.tracking.versions import registry
+from nanogpt.tracking.versions import gate, registry
 from tests.kit.recipes import Run, values
-from tests.kit.trainings import begin, client, identity, make_model, registration, scored
+from tests.kit.trainings import (
+    begin,
+    client,
+    identity,
+    make_model,
+    registration,
+    scored,
+    scores,
+    trial,
+)
 
 NAME = "nanogpt-plays"
 
 
 @pytest.fixture
-def trained(root: Path, tmp_path: Path) -> Path:
+def trained(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three versions, each champion for a while, of a recipe at the root."""
+    given = {number: 3.0 - int(number) / 10 for number in "123"}
+    monkeypatch.setattr(gate, "rescored", lambda client, name, v, trial: scores(given[v], int(v)))
     (root / "params.yaml").write_text(json.dumps(values(data="data/plays")))
     for number in (1, 2, 3):
         model = make_model(tmp_path / f"model-{number}", number)
         outbox.end(begin(root / f"{number}", 8), "FINISHED", model, registration(model, 2.0))
-        scores = {"eval_bits_per_byte": 3.0 - number / 10}
-        outbox.evaluated(identity(model), scores, scored("text"))
+        bits = given[str(number)]
+        metrics = {"eval_bits_per_byte": bits}
+        outbox.evaluated(identity(model), metrics, scored("text"), trial(bits))
     return root
 
 

@@ -15,7 +15,7 @@ from nanogpt.tracking.versions import registry
 from nanogpt.tracking.versions.identity import identify
 from nanogpt.tracking.versions.registry import Identity
 from tests.kit.recipes import Recipe
-from tests.kit.trainings import SAMPLES, begin, client, identity, registration, runs, scored
+from tests.kit.trainings import SAMPLES, begin, client, identity, registration, runs, scored, trial
 
 NAME = "nanogpt-plays"
 
@@ -34,7 +34,8 @@ def twins(root: Path, model: Path) -> dict[str, str]:
 
 
 def tell(model: Path, training: str, bits: float) -> str:
-    return outbox.evaluated(of(model, training), {"eval_bits_per_byte": bits}, scored("text"))
+    metrics = {"eval_bits_per_byte": bits}
+    return outbox.evaluated(of(model, training), metrics, scored("text"), trial(bits))
 
 
 def scores() -> dict[str, str | None]:
