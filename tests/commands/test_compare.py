@@ -14,7 +14,7 @@ from tests.kit.recipes import Run, quick, values
 from tests.kit.trainings import begin, client, make_model, registration
 from tests.text.test_documents import jsonl
 
-TEXT = "To be, or not to be: that is a question.\n" * 90
+TEXT = "To be, or not to be: that is a question.\n" * 180
 
 
 def random_model(folder: Path, seed: int) -> None:

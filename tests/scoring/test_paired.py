@@ -30,7 +30,7 @@ def scores(nats: Nats, document: NDArray[np.int64] | None = None, skipped: int =
     )
 
 
-losses = st.lists(st.floats(100, 900), min_size=8, max_size=80).map(np.array)
+losses = st.lists(st.floats(100, 900), min_size=27, max_size=80).map(np.array)
 
 
 @pytest.fixture(autouse=True)
@@ -73,27 +73,31 @@ def test_what_is_always_better_by_one_share_is_sure(nats: Nats) -> None:
 
 def test_the_more_confidence_the_wider() -> None:
     random = np.random.default_rng(1)
-    new, old = random.normal(500, 50, (2, 200))
+    new, old = random.normal(500, 50, (2, 2000))
     widths = [
         found.high - found.low
         for found in (paired(scores(new), scores(old), c) for c in (0.5, 0.9, 0.99))
     ]
     assert widths == sorted(widths)
-    # of the mean of 200 differences, each of spread 50·√2 of 500
-    assert widths[1] == pytest.approx(2 * 1.645 * 50 * math.sqrt(2 / 200) / 500, rel=0.15)
+    # of the mean of 2000 differences, each of spread 50·√2 of 500
+    assert widths[1] == pytest.approx(2 * 1.645 * 50 * math.sqrt(2 / 2000) / 500, rel=0.2)
 
 
-@pytest.mark.parametrize("count", [8, 20, 200])
-def test_the_interval_holds_the_truth(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+@pytest.mark.parametrize("alike", [0.0, 0.3])  # correlation of a block with the one before it
+@pytest.mark.parametrize("count", [20, 200])
+def test_the_interval_holds_the_truth(
+    monkeypatch: pytest.MonkeyPatch, count: int, alike: float
+) -> None:
     """Blocks of one text are of another difficulty each, which both models share."""
     monkeypatch.setattr(module, "RESAMPLES", 400)
     random, trials, held = np.random.default_rng(count), 400, 0
     for _ in range(trials):
-        old = random.gamma(20, 25, count)
-        new = old * random.normal(0.99, 0.05, count)
-        found = paired(scores(new), scores(old), 0.9)
+        old, noise = random.gamma(20, 25, count), random.normal(size=count)
+        for i in range(1, count):
+            noise[i] = alike * noise[i - 1] + math.sqrt(1 - alike**2) * noise[i]
+        found = paired(scores(old * (0.99 + 0.05 * noise)), scores(old), 0.9)
         held += found.low <= 0.01 <= found.high
-    assert 0.85 <= held / trials <= 0.95
+    assert 0.84 <= held / trials <= 0.96  # one by one, neighbours alike, it would be 0.74
 
 
 def test_whole_documents_are_drawn_where_there_are_enough() -> None:
@@ -106,7 +110,7 @@ def test_whole_documents_are_drawn_where_there_are_enough() -> None:
     by_block = paired(scores(new), scores(old), 0.95)
     assert (by_document.units, by_block.units) == (40, 400)
     assert by_document.gain == pytest.approx(by_block.gain)
-    assert by_document.high - by_document.low > 2 * (by_block.high - by_block.low)
+    assert by_document.high - by_document.low > 1.3 * (by_block.high - by_block.low)
     assert (by_document.documents, by_block.documents) == (40, 1)
     sums = (np.bincount(document, model) for model in (new, old))
     assert by_document.better == int(np.less(*sums).sum())
@@ -117,13 +121,13 @@ def test_the_same_scores_always_have_the_same_interval() -> None:
     assert paired(scores(new), scores(old), 0.95) == paired(scores(new), scores(old), 0.95)
 
 
-@pytest.mark.parametrize(("count", "confidence"), [(1, 0.5), (5, 0.95), (7, 0.99)])
+@pytest.mark.parametrize(("count", "confidence"), [(1, 0.5), (10, 0.95), (14, 0.99)])
 def test_little_text_has_no_interval(count: int, confidence: float) -> None:
     nats = np.linspace(400, 500, count)
     found = paired(scores(nats * 0.9), scores(nats), confidence)
     assert (found.low, found.high) == (-math.inf, math.inf)
     assert "no interval" in str(found)
-    more = np.append(nats, [450.0, 460.0])
+    more = np.append(nats, [450.0] * 30)
     assert paired(scores(more * 0.9), scores(more), confidence).low > 0
 
 
