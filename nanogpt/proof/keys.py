@@ -91,7 +91,7 @@ def warn_of_place(path: Path) -> None:
     if path.stat().st_mode & 0o077:
         print(f"warning: others may read the key; run: chmod 600 {path}", file=sys.stderr)
     place = path.resolve()
-    git = ["git", "-c", "safe.directory=*", "-C", str(place.parent)]
+    git = ["git", "--literal-pathspecs", "-c", "safe.directory=*", "-C", str(place.parent)]
     inside = [*git, "ls-files", "--cached", "--others", "--exclude-standard", "--", place.name]
     try:
         taken = subprocess.run(inside, capture_output=True).stdout

@@ -221,6 +221,10 @@ def test_what_is_typed_arrives_as_it_is(
     )
     printed = typed("export", f"MODEL={value}", f"OUT={value}")
     assert printed == f"python|-m|nanogpt.commands|export|--out={value}|--|{value}|"
+    printed = typed("attest", f"MODEL={value}", f"KEY={value}", f"OUT={value}")
+    assert printed == f"python|-m|nanogpt.commands|attest|--key={value}|--out={value}|--|{value}|"
+    printed = typed("verify", f"MODEL={value}", f"KEY={value}")
+    assert printed == f"python|-m|nanogpt.commands|verify|--key={value}|--|{value}|"
     printed = typed("finetune", f"CORPUS={value}", f"BASE={value}", f"PROMPT={value}")
     new = "python|-m|pipelines.new|--run|--like=pipelines/finetune_shakespeare"
     assert printed == f"{new}|--corpus={value}|--base={value}|--prompt={value}|"
