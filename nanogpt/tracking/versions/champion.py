@@ -124,7 +124,7 @@ def _fault(found: Version) -> str:
 
 
 def _check_reason(reason: str) -> None:
-    if not reason.strip():
+    if not any(c.isprintable() and not c.isspace() for c in reason):
         raise UserError("say why: REASON='...' (--reason), which the history keeps")
     if len(reason) > LONGEST:
         raise UserError(f"a reason of {len(reason):,} characters is too long; {LONGEST:,} fit")

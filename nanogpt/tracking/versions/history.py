@@ -112,7 +112,7 @@ def move(
         alias,
         before,
         version,
-        public(why),
+        public(_line(why)),
         _person(),
         by,
         evidence or {},
@@ -223,6 +223,11 @@ def taken_back(moves: Iterable[Move], alias: str, version: str, model: int) -> M
             elif move.after == version:
                 found = None
     return found
+
+
+def _line(text: str) -> str:
+    """A text as one line that any terminal and page can show."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _read(tag: str, text: str) -> Move:

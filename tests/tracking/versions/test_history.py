@@ -44,7 +44,7 @@ def test_each_move_is_kept_with_what_decided_it(root: Path) -> None:
     evidence = {"new": 2.4, "old": 2.5, "interval": [0.3, 1.2]}
     history.move(connect(), NAME, "champion", "1", "the first", by="gate")
     history.move(connect(), NAME, "candidate", "2", "the newest", by="training")
-    told = "0.8 % better than https://me:hunter2@example.org/a.txt"
+    told = "0.8 % better\n\tthan \x1b https://me:hunter2@example.org/a.txt"
     history.move(connect(), NAME, "champion", "2", told, evidence, by="gate")
     promote("2")  # it is there
     first, second, third = history.moves(connect(), NAME)
