@@ -11,7 +11,7 @@ VENV := .venv
 # Only what is typed after `make` counts: a variable of the environment that happens to have one of
 # these names was not meant. What was typed reaches a command as it is, through the environment of
 # the shell, where neither make nor the shell reads anything into it.
-TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES PREFECT_PORT REVS REASON KEY WITH PLAN KEEP ENVIRONMENT
+TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES PREFECT_PORT REVS REASON KEY WITH PLAN KEEP ENVIRONMENT OF
 $(foreach name,$(TYPED),$(if $(filter command,$(firstword $(origin $(name)))),,$(eval $(name) :=)))
 unexport $(TYPED) RECIPE LIKE PYTHON VENV PYTHONSAFEPATH
 $(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(name))))
@@ -101,9 +101,9 @@ verify: $(READY) ## check a signed model, say what it was made of: MODEL=folder 
 report: $(READY) ## show what came out of a recipe's last run (RECIPE=)
 	@$(nanogpt) report $(recipe)
 
-lineage: $(READY) ## show where a model comes from: MODEL=models:/name@champion (OUT=a folder for all of it)
-	$(if $(value MODEL),,$(error say MODEL=models:/<name>@<alias>, a model directory or the id of a run))
-	@$(nanogpt) lineage $(call given,out,OUT) -- "$$TYPED_MODEL"
+lineage: $(READY) ## show where a model comes from: MODEL=models:/name@champion (OUT=); what was made from OF=a file, digest, corpus or base
+	$(if $(value MODEL)$(value OF),,$(error say MODEL=models:/<name>@<alias> (or a model directory, or a run's id), or OF=))
+	@$(nanogpt) lineage $(call given,of,OF) $(call given,out,OUT) -- $(if $(value MODEL),"$$TYPED_MODEL")
 
 history: $(READY) ## show every move of a model's aliases: when, from, to, why (RECIPE= MODEL=)
 	@$(nanogpt) history $(recipe) $(call given,model,MODEL)

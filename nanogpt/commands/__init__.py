@@ -207,17 +207,26 @@ def report(
 @app.command()
 def lineage(
     model: Annotated[
-        str, typer.Argument(help="models:/<name>@<alias>, a model directory or a run's id.")
-    ],
+        str | None, typer.Argument(help="models:/<name>@<alias>, a model directory or a run's id.")
+    ] = None,
+    of: Annotated[
+        str | None,
+        typer.Option(help="What was made from it: a file, folder, digest, corpus or base."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="A folder for the record, settings, lock and diff.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The record, for programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Show where a model comes from: text, code, settings, base and machine."""
-    from nanogpt.commands.lineage import show
+    """Show where a model comes from, or all that was made from something."""
+    from nanogpt.commands.lineage import show, show_made_of
 
-    show(model, out, as_json)
+    if (model is None) == (of is None) or (of is not None and out is not None):
+        raise UserError("say a model, to see where it comes from, or --of what was made from it")
+    if of is not None:
+        show_made_of(of, as_json)
+    elif model is not None:
+        show(model, out, as_json)
 
 
 @app.command()

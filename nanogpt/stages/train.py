@@ -21,6 +21,7 @@ from nanogpt.batches import window_count
 from nanogpt.common.command import run_stage
 from nanogpt.common.errors import Stopped, UserError
 from nanogpt.common.files import whole_folder, write_text
+from nanogpt.common.secrets import without_folder
 from nanogpt.common.told import stops
 from nanogpt.evaluation import bits_per_byte
 from nanogpt.formats.base import Base, open_base
@@ -157,7 +158,7 @@ class Training:
             self.settings.model_dump(exclude={"root", "params", "data", "machine"}),
             self.world.facts() | counts | self.made_of() | records.run_tags(self.recorded),
             f"`{self.model.config.architecture}`, {parameters:,} parameters, on"
-            f" `{self.tokens.manifest.corpus}`",
+            f" `{without_folder(self.tokens.manifest.corpus)}`",
             {
                 "training": datasets.describe(self.tokens, "train"),
                 "validation": datasets.describe(self.tokens, "val"),
@@ -242,7 +243,8 @@ class Training:
         if self.base.name:
             known = self.base.model_dump(include={"source", "licence", "digest"})
             lineage = {f"base_{key}": value for key, value in (known | self.base.lineage).items()}
-            tags |= {"base": self.base.name} | lineage
+            names = {"base": self.base.name, "base_source": self.base.source or ""}
+            tags |= lineage | {key: without_folder(name) for key, name in names.items()}
         return tags
 
     def announce(self, parameters: int, changing: int) -> None:

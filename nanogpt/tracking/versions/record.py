@@ -197,6 +197,9 @@ def diff_name(number: int) -> str:
 def version_tags(record: Record) -> dict[str, str]:
     """Tags of a version by which it is found."""
     found = {f"{key}_sha256": value for key, value in record.digests}
+    found["corpus"] = record.sources.corpus.name
+    if record.sources.base and (lineage := record.sources.base.lineage):
+        found["base_registered"] = f"models:/{lineage['model']}/{lineage['version']}"
     first = record.code[0]
     found["git_commit"] = first.commit
     found["git_dirty"] = None if first.dirty is None else str(first.dirty).lower()
