@@ -42,7 +42,7 @@ from pipelines.graph import (
     stages,
 )
 from pipelines.local import Local, no_proxy
-from pipelines.overrides import experiment, title, words
+from pipelines.overrides import experiment, refuse_secrets, title, words
 from pipelines.repro import TOLD, WAITING, WRONG_INPUT, StageFailed, repro
 
 NOTHING: dict[str, Any] = {}  # a default that the form shows as JSON to write into
@@ -122,6 +122,7 @@ def pipeline(recipe: str = ".", overrides: dict[str, Any] = NOTHING) -> None:
     """
     for name in ("prefect.task_runs", "prefect.flow_runs"):
         logging.getLogger(name).addFilter(_without_traceback)
+    refuse_secrets(overrides)
     folder = find_recipe(recipe)
     name = name_of(folder)
     _tag(name, overrides)
@@ -220,6 +221,7 @@ def main() -> None:
     with one_line("flow"):
         # what is wrong is said before Prefect's server takes its time to start
         recipe = find_recipe(args.recipe)
+        refuse_secrets(args.overrides)
         if not args.overrides:  # which are run in a copy: here the recipe may stay hidden from DVC
             adopt(recipe)
             stages(recipe)

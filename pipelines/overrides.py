@@ -31,6 +31,7 @@ from pipelines.worktree import git, run
 COPIES = Path(".dvc", "tmp", "exps")  # nanogpt/common/place.py: what runs there belongs to the root
 GRAPH = {"dvc.yaml", "dvc.lock", "params.yaml"}
 LONGEST = 100  # characters of an experiment's name
+SECRET = re.compile(r"://[^\s/?#]*@|://\S*\?")  # an address with a user, or signed in its query
 
 
 @dataclass
@@ -49,7 +50,17 @@ def title(recipe: str | Path, overrides: Mapping[str, Any]) -> str:
 def words(overrides: Mapping[str, Any]) -> list[str]:
     """Each setting as one would say it: `train.steps=100`."""
     plain = {key: v if isinstance(v, str) else json.dumps(v) for key, v in overrides.items()}
-    return [f"{key}={value}" for key, value in plain.items()]
+    return [f"{key}={'…' if SECRET.search(v) else v}" for key, v in plain.items()]
+
+
+def refuse_secrets(overrides: Mapping[str, Any]) -> None:
+    """Raise RecipeError for an address that may hold a password: what Prefect and git keep."""
+    for key, value in overrides.items():
+        if SECRET.search(json.dumps(value)):
+            raise RecipeError(
+                f"{key}: an address with a user or a query would stand on Prefect's pages and in"
+                " git; for https keep a password in ~/.netrc, for s3: and gs: in the environment"
+            )
 
 
 @contextmanager

@@ -45,7 +45,13 @@ def main(settings: Settings) -> None:
 
         distributed.pick_compute(machine, distributed.pick_device(machine))
         distributed.process_count(machine, settings.train.batch_size)
-    if holds_secret(os.environ.get("MLFLOW_TRACKING_URI", "")):
+    tracking = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if tracking.startswith(("postgresql", "mysql", "mssql")):
+        print(
+            "check: MLFLOW_TRACKING_URI names a database, so models stay on this machine's disk;"
+            " for others to have them it takes a server (docs/team.md)"
+        )
+    if holds_secret(tracking):
         print(
             "check: MLFLOW_TRACKING_URI holds a password, which messages of MLflow may show; for a"
             " server it belongs in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"

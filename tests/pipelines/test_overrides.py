@@ -4,12 +4,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nanogpt.settings import load
 from pipelines.graph import RecipeError
-from pipelines.overrides import COPIES, Copy, experiment, title
+from pipelines.overrides import COPIES, Copy, experiment, refuse_secrets, title
 from tests.kit.checkouts import OTHER, commit, git, make_checkout, run
 
 
@@ -190,3 +191,11 @@ def test_a_flow_with_other_settings_is_an_experiment_of_all_stages(checkout: Pat
     assert load(checkout / "params.yaml").train.steps == 3
     assert "train.steps" in run(checkout, "dvc", "params", "diff")
     assert "Running stage 'train'" not in run(checkout, "dvc", "repro"), "all of it is there"
+
+
+@pytest.mark.parametrize("value", ["https://me:hush@a.b/c", ["gpt2", "https://a.b/c?sig=hush"]])
+def test_an_address_with_a_password_is_refused_and_not_shown(value: Any) -> None:
+    assert "hush" not in title(".", {"download.base": value})
+    with pytest.raises(RecipeError, match=r"download\.base: an address"):
+        refuse_secrets({"download.base": value})
+    refuse_secrets({"download.corpus": "hf:a/b@main", "download.base": "https://a.b/@c"})

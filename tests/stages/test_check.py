@@ -133,3 +133,14 @@ def test_a_password_of_mlflows_address_is_told_of_and_not_shown(
     said = capsys.readouterr().out
     assert "it belongs in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in said
     assert "hunter2" not in said
+    assert "names a database" not in said
+
+
+def test_a_database_without_a_server_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:hunter2@127.0.0.1:9/mlflow")
+    inputs(OWN)
+    said = capsys.readouterr().out
+    assert "models stay on this machine's disk" in said
+    assert "hunter2" not in said
