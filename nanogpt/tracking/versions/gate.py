@@ -14,9 +14,12 @@ compared anew. Who sets the alias last sees the record of every other, and so le
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nanogpt.scoring.blocks import Scores
 from nanogpt.scoring.paired import Difference, paired
@@ -53,8 +56,9 @@ def challenge(client: "MlflowClient", version: Any, trial: Trial) -> Outcome:
         Exception: MLflow does not answer, or refuses.
     """
     name, number = version.name, str(version.version)
-    if not math.isfinite(bits(trial.scores)):
-        reason = f"not promoted: {bits(trial.scores)} bits per byte, which no model of use has"
+    if not np.isfinite(trial.scores.nats).all():
+        its = trial.scores.figures()["bits_per_byte"]
+        reason = f"not promoted: {its} bits per byte, which no model of use has"
         return Outcome(reason, False, name, number)
     history.notice(client, name)
     try:
@@ -77,8 +81,28 @@ def is_better(found: Difference, rule: Eval) -> bool:
 
 
 def bits(scores: Scores) -> float:
-    """Bits per byte of the whole text."""
-    return scores.figures()["bits_per_byte"]
+    """Bits per byte of the text, but for the blocks that the model cannot read."""
+    read = ~np.isposinf(scores.nats)
+    if read.all() or not read.any():
+        return scores.figures()["bits_per_byte"]
+    return float(scores.nats[read].sum() / scores.bytes[read].sum() / math.log(2))
+
+
+def difference(new: Scores, old: Scores, confidence: float) -> Difference:
+    """Between two models, on the blocks that both can read, if these are half of the text.
+
+    Else a block that cannot be read counts as it is: as an infinite loss.
+    """
+    read = ~np.isposinf(new.nats) & ~np.isposinf(old.nats)
+    if new.bytes[read].sum() < new.bytes.sum() / 2:
+        return paired(new, old, confidence)
+    return paired(_part(new, read), _part(old, read), confidence)
+
+
+def _part(scores: Scores, kept: NDArray[np.bool_]) -> Scores:
+    """Some of the blocks."""
+    nats, sizes, document = scores.nats[kept], scores.bytes[kept], scores.document[kept]
+    return replace(scores, nats=nats, bytes=sizes, document=document)
 
 
 class _Unloadable(Exception):
@@ -161,6 +185,9 @@ class _Decision:
             first = "champion, as no version was any more" if self.known else "the first champion"
             return best, f"{first}: {mine}"
         figures = f"{mine}, version {self.holder} {bits(self.scores(self.holder)):.4f}"
+        if lost := int((np.isposinf(self.scores(self.holder).nats)).sum()):
+            figures += f", whose vocabulary lacks characters in {lost:,} blocks of"
+            figures += f" {len(self.trial.scores.nats):,}"
         said = f"{self.difference(self.number)} ({figures})"
         if best == self.number:
             return best, f"champion in place of version {self.holder}: {said}"
@@ -181,7 +208,8 @@ class _Decision:
         """From the champion of before, if there is another."""
         if self.holder in ("", version):
             return None
-        return paired(self.scores(version), self.scores(self.holder), self.trial.rule.confidence)
+        rule = self.trial.rule
+        return difference(self.scores(version), self.scores(self.holder), rule.confidence)
 
     def move(self, version: str, reason: str) -> None:
         """Record it, and set the alias."""

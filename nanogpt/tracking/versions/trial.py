@@ -5,11 +5,12 @@ rescored(client, "nanogpt-plays", "3", trial).figures()
 """
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ from nanogpt.formats.hub_config import read_config
 from nanogpt.machine.distributed import World, prepare
 from nanogpt.scoring.blocks import Scores, score
 from nanogpt.settings import Eval, Machine
+from nanogpt.text import tokenizer
+from nanogpt.text.tokenizer import Tokenizer
 from nanogpt.text.tokens import HeldOut
 from nanogpt.tracking.versions.fetch import check
 from nanogpt.tracking.versions.names import Version, resolve
@@ -79,6 +82,9 @@ class Trial:
 def rescored(client: "MlflowClient", name: str, version: str, trial: Trial) -> Scores:
     """Score a version on the text of a trial, in the window that it was trained with.
 
+    A vocabulary of characters may lack some of a corpus that grew since. The blocks that have such
+    characters cost infinitely many nats.
+
     Raises:
         UserError: its files are gone, or are not those that were registered; or it cannot be read.
         Exception: MLflow does not answer.
@@ -87,7 +93,32 @@ def rescored(client: "MlflowClient", name: str, version: str, trial: Trial) -> S
     known = found.about.tags.get(CONTEXT, trial.context)  # older versions do not say
     with _opened(client, found) as folder:
         context = min(int(known), read_config(folder).context)
-        return score(folder, trial.text, context, _alone(trial.machine), trial.rule.block)
+        world, block = _alone(trial.machine), trial.rule.block
+        text, lacking = _readable(tokenizer.load(folder), trial.text)
+        scores = score(folder, text, context, world, block)
+        first = np.flatnonzero(np.diff(scores.document, prepend=-1))  # block of each document
+        document = np.searchsorted(text.starts, lacking, side="right") - 1
+        scores.nats[first[document] + (lacking - text.starts[document]) // block] = math.inf
+        return scores
+
+
+def _readable(encoder: Tokenizer, text: HeldOut) -> tuple[HeldOut, np.ndarray]:
+    """A text of the same size with blanks for what a vocabulary lacks, and where: (bytes,)."""
+    lacking = {character for character in {*text.data.decode()} if not _knows(encoder, character)}
+    if not lacking or not _knows(encoder, " "):
+        return text, np.empty(0, int)
+    blanks = {ord(character): " " * len(character.encode()) for character in lacking}
+    data = text.data.decode().translate(blanks).encode()
+    changed = np.frombuffer(data, np.uint8) != np.frombuffer(text.data, np.uint8)
+    return replace(text, data=data, tokens=None), np.flatnonzero(changed)
+
+
+def _knows(encoder: Tokenizer, character: str) -> bool:
+    try:
+        encoder.encode_array(character)
+    except UserError:
+        return False
+    return True
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from nanogpt.common.errors import UserError
 from nanogpt.scoring.blocks import Scores, score
+from nanogpt.text.tokens import HeldOut
 from nanogpt.tracking import outbox
 from nanogpt.tracking.client import connect
 from nanogpt.tracking.versions import gate, history
@@ -174,6 +176,26 @@ def test_versions_are_scored_where_they_lie_each_in_its_own_window(
     shutil.rmtree(root / "mlruns")
     with pytest.raises(UserError, match="its files are gone"):
         rescored(connect(), NAME, "1", trial(2.0))
+
+
+def test_a_champion_whose_vocabulary_lacks_a_character_is_met_on_the_rest(
+    root: Path, model: Path
+) -> None:
+    outbox.end(begin(root / "state", 8, saved=8), "FINISHED", model, registration(model, 2.0))
+    texts = ["to be or not to be " * 60, "Ω" + "b" * 600, *["to be or not to be " * 9] * 9]
+    text = HeldOut.of("plays, test", *texts)  # the corpus has grown
+    there = Trial(trial(2.0).scores, text, 16, trial(2.0).rule, trial(2.0).machine)
+    old = rescored(connect(), NAME, "1", there)
+    assert np.flatnonzero(np.isposinf(old.nats)).tolist() == [3]  # after three blocks of the first
+    assert len(old.nats) == 14
+    assert 5 < gate.bits(old) < 8
+    new = replace(old, nats=np.where(np.isposinf(old.nats), 9e9, old.nats * 0.9))
+    found = gate.difference(new, old, 0.95)
+    assert found.gain == pytest.approx(0.1)  # whatever the new one makes of that block
+    foreign = HeldOut.of("plays, test", *["Ω" * 300] * 20)
+    old = rescored(connect(), NAME, "1", replace(there, text=foreign))
+    new = replace(old, nats=np.full(len(old.nats), 9.0))
+    assert gate.difference(new, old, 0.95).low > 0
 
 
 def test_a_decision_waits_with_all_it_needs_and_meets_the_champion_of_then(
