@@ -49,6 +49,11 @@ def attest(model: str, key: Path | None, out: Path | None) -> Path:
     if key:
         keys.warn_of_place(key)
         who = f"key {keys.fingerprint(keys.read_private(key)[0].public_key())}"
+    if not model.startswith("models:"):
+        raise UserError(
+            f"{model} is no version in MLflow's registry, models:/<name>@<alias>, whose training"
+            " says what it was made of; nothing else can be signed with that"
+        )
     name, version = attested.find(model)
     model = f"models:/{name}/{version}"  # wherever the alias is by then
     out = out or CODE / "attested" / f"{name}-{version}"

@@ -88,7 +88,8 @@ def write_hf(folder: Path, out: Path, dtype: str) -> None:
             )
     names = shared_files(folder)
     if SIGNATURE in names:
-        print("left out: the proof, which is of these very files", file=sys.stderr)
+        proof = f"{PROVENANCE} and {SIGNATURE}, which are of the signed folder's own files"
+        print(f"left out: {proof}", file=sys.stderr)
         names = [name for name in names if name not in (PROVENANCE, SIGNATURE)]
     with _replace(out, "hf") as partial:
         for name in names:

