@@ -106,12 +106,11 @@ def warn_of_place(path: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"KEY {path} does not exist; {PAGE}") from None
-    except IsADirectoryError:
-        raise UserError(f"KEY {path} is a folder, and not the file of a key") from None
+    if not path.exists():
+        raise UserError(f"KEY {path} does not exist; {PAGE}")
+    if not path.is_file():  # the library reads it once more
+        raise UserError(f"KEY {path} is a folder or a pipe, and not the file of a key")
+    return path.read_bytes()
 
 
 def _check_curve(path: Path, curve: ec.EllipticCurve) -> None:

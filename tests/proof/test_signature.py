@@ -256,7 +256,9 @@ def test_what_cannot_sign_is_said(
 
     assert "is a public key, which verifies" in said(place / "public.pem")
     assert "does not exist; docs/proof.md has" in said(tmp_path / "no.pem")
-    assert "is a folder" in said(tmp_path)
+    assert "is a folder or a pipe" in said(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a folder or a pipe" in said(tmp_path / "pipe")
     (rsa := tmp_path / "rsa.pem").write_bytes(rsa_key(True))
     assert "is no key on an elliptic curve" in said(rsa)
     half = (place / "private.pem").read_bytes()
