@@ -22,8 +22,11 @@ BUCKET = "team"
 KEYS = {"AWS_ACCESS_KEY_ID": "team", "AWS_SECRET_ACCESS_KEY": "s3-hush"}
 REGION = {"AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
 PASSWORD = "database-hush"
+# what make would install is there
+MAKE = 'make() { command make --silent --old-file=.venv/ready "$@"; }\n'
 DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 INITDB = shutil.which("initdb", path=os.pathsep.join([*map(str, DEBIAN), os.environ["PATH"]]))
+NO_POSTGRES = "there is no initdb: PostgreSQL is not installed"
 
 
 def blocks(page: str) -> list[str]:

@@ -16,7 +16,7 @@ def store() -> Iterator[str]:
 @pytest.fixture(scope="package")
 def database() -> Iterator[str]:
     if not team.INITDB:
-        pytest.skip("there is no initdb: PostgreSQL is not installed")
+        pytest.skip(team.NO_POSTGRES)
     with team.postgres() as address:
         yield address
 

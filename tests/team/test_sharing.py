@@ -18,8 +18,6 @@ from tests.kit.recipes import contents
 
 pytestmark = pytest.mark.slow
 _, FIRST, OTHERS, AWAY = team.blocks("docs/team.md")
-# what make would install is there
-MAKE = 'make() { command make --silent --old-file=.venv/ready "$@"; }\n'
 
 
 class Member:
@@ -33,7 +31,7 @@ class Member:
 
     def start(self, script: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            ["bash", "-ec", MAKE + script],
+            ["bash", "-ec", team.MAKE + script],
             cwd=self.folder,
             env=team.environment() | self.variables,
             stdin=subprocess.DEVNULL,
