@@ -24,6 +24,7 @@ from dvc.utils.serialize import load_yaml
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from pipelines import exits
 from pipelines.graph import NotNow, RecipeError, one_line, root
 from pipelines.origin import find_origin, nanogpt
 from pipelines.plan import doubts, plan
@@ -75,10 +76,8 @@ def _rebuild(rebuild: Rebuild, keep: bool) -> int:
     origin, copy = rebuild.origin, rebuild.copy
     try:
         if code := rebuild.run():
-            print(
-                f"reproduce: a stage ended with {code}; the same command goes on in {copy}",
-                file=sys.stderr,
-            )
+            if code - 128 not in exits.STOPS:  # which the stage has said
+                print(f"reproduce: the same command goes on in {copy}", file=sys.stderr)
             return code
         distance = _distance(rebuild)
         rows = compare(origin, copy, distance)
