@@ -152,12 +152,14 @@ class Rebuild:
         first = [stage.address for stage in plan if stage.name in FIRST]
         if self.ready.read_text("utf-8") != BROUGHT:
             # a base of the registry is in that of the checkout
-            if code := self._dvc("repro", "--no-run-cache", *first, **{TRACKING: self._registry()}):
+            code = self._dvc("repro", "--no-run-cache", *first, **{TRACKING: self._registry()})
+            if code == 2:
                 print(
                     "reproduce: neither DVC's cache nor a remote has the text and the base as they"
                     " were, and they cannot be had again; in the clone that trained it, `dvc push`",
                     file=sys.stderr,
                 )
+            if code:
                 return code
             if odd := wrong_input(self.origin, self.copy / self.origin.data):
                 raise OtherInput(f"download is the first stage that differs, in {odd}")
