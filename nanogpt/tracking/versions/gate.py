@@ -239,7 +239,7 @@ class _Decision:
 
 
 def _rivals(moves: Iterable[Move], holder: str) -> set[str]:
-    """Versions whose move is recorded, but that no later one found at its place.
+    """Versions whose move is recorded, but that no later one was compared with at its place.
 
     Another machine is about to make them champion, or has seen another take their place unseen.
     """
@@ -248,9 +248,11 @@ def _rivals(moves: Iterable[Move], holder: str) -> set[str]:
     for move in moves:
         if move.by == "hand" and move.after in found:
             continue  # what two at once look like to `notice`
-        found.discard(move.before)
         if move.by != "gate":
             found.clear()  # a person's word
-        elif move.when > since:
+            continue
+        if move.before in move.evidence.get("bits_per_byte", ()):  # else it was overwritten unseen
+            found.discard(move.before)
+        if move.when > since:
             found.add(move.after)
     return found - {holder}

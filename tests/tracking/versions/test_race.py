@@ -5,7 +5,9 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -164,6 +166,33 @@ def test_the_best_of_three_is_champion_in_any_order_of_turns(in_memory: None) ->
         order += [dice.choice([0, 1, 2, 2, 2]) for _ in range(200)]
         race(server, ["2", "3", "4"], iter(order))
         assert server.alias == "3", seed
+
+
+def test_one_that_is_killed_decides_anew_when_its_scores_are_sent_again(in_memory: None) -> None:
+    class Dying:
+        """A client whose process pauses after some requests, and is killed after some more."""
+
+        def __init__(self, server: Server, pause: int, end: int, meanwhile: Any) -> None:
+            self.server, self.left = server, iter(range(end))
+            self.pause, self.meanwhile = pause, meanwhile
+
+        def __getattr__(self, name: str) -> Any:
+            if next(self.left) == self.pause:  # raises StopIteration at its end
+                self.meanwhile()
+            return getattr(self.server, name)
+
+    def challenge(by: Any, number: str) -> None:
+        version = SimpleNamespace(name=NAME, version=number)
+        gate.challenge(by, version, TRIALS[number])
+
+    count = requests()
+    for pause, end in itertools.combinations(range(count + 1), 2):
+        server = Server()
+        dying = Dying(server, pause, end, partial(challenge, server, "3"))
+        with suppress(StopIteration):
+            challenge(dying, "2")
+        challenge(server, "2")
+        assert server.alias == "3", (pause, end)
 
 
 def test_a_machine_that_pauses_before_it_sets_the_alias_undoes_nothing(root: Path) -> None:
