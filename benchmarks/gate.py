@@ -67,7 +67,7 @@ def main() -> None:
 
 def silence() -> None:
     """No bars of several trainings in one line."""
-    sys.stderr = open("/dev/null", "w")  # noqa: SIM115 until the process ends
+    sys.stderr = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115 until the process ends
 
 
 def small(steps: int) -> Settings:
