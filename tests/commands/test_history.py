@@ -25,18 +25,30 @@ from tests.kit.trainings import (
 NAME = "nanogpt-plays"
 
 
-@pytest.fixture
-def trained(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three versions, each champion for a while, of a recipe at the root."""
-    given = {number: 3.0 - int(number) / 10 for number in "123"}
-    monkeypatch.setattr(gate, "rescored", lambda client, name, v, trial: scores(given[v], int(v)))
+@pytest.fixture(scope="module")
+def thrice(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """Three versions, each champion for a while, of a recipe at the root; to be copied."""
+    root = tmp_path_factory.mktemp("thrice")
+    (root / ".dvc").mkdir()
+    shutil.copy(empty_database, root / "mlflow.db")
     (root / "params.yaml").write_text(json.dumps(values(data="data/plays")))
-    for number in (1, 2, 3):
-        model = make_model(tmp_path / f"model-{number}", number)
-        outbox.end(begin(root / f"{number}", 8), "FINISHED", model, registration(model, 2.0))
-        bits = given[str(number)]
-        metrics = {"eval_bits_per_byte": bits}
-        outbox.evaluated(identity(model), metrics, scored("text"), trial(bits))
+    given = {number: 3.0 - int(number) / 10 for number in "123"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        patch.chdir(root)
+        patch.setattr(gate, "rescored", lambda client, name, v, trial: scores(given[v], int(v)))
+        for number, bits in given.items():
+            model = make_model(root / f"model-{number}", int(number))
+            told = registration(model, 2.0)
+            outbox.end(begin(root / number, 8), "FINISHED", model, told)
+            metrics = {"eval_bits_per_byte": bits}
+            outbox.evaluated(identity(model), metrics, scored("text"), trial(bits))
+    return root
+
+
+@pytest.fixture
+def trained(root: Path, thrice: Path) -> Path:
+    shutil.copytree(thrice, root, dirs_exist_ok=True)
     return root
 
 
@@ -130,7 +142,7 @@ def test_a_server_that_is_away_is_not_now(
 
 def test_the_gate_of_a_later_score_knows_who_decided(trained: Path, run: Run) -> None:
     assert run("rollback", "--reason", "forgets its lines")[0] == 0
-    assert registry.summary(identity(Path(trained.parent, "model-2")))["aliases"] == ["champion"]
+    assert registry.summary(identity(trained / "model-2"))["aliases"] == ["champion"]
     assert connect().get_registered_model(NAME).description.count("forgets its lines") == 1
 
 
