@@ -1,7 +1,7 @@
 """What a person reads on MLflow's pages: descriptions in Markdown."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nanogpt.common.secrets import public
@@ -26,6 +26,14 @@ def card(model: Path) -> str:
     text = re.sub(r"^```python\n.*?^```\n+", "", text, flags=re.DOTALL | re.MULTILINE)
     text = re.sub(r"\A\s*# .*\n", "", text).partition("\nThese settings:")[0]
     return public(text.strip())[: LENGTH - 500]
+
+
+def code(tags: Mapping[str, str]) -> str:
+    """What follows a version's card: the code that made it, by the tags of its record."""
+    if not (commit := tags.get("git_commit")):
+        return ""
+    changed = ", changed as the artifact `lineage/` of its run says" * (tags["git_dirty"] == "true")
+    return f"\n\ncode: commit `{commit[:12]}`{changed}; `nanogpt lineage` shows the rest"
 
 
 def experiment(recipe: str) -> str:

@@ -48,9 +48,7 @@ def parse(text: str) -> Stages:
 
 
 def dump(stages: Stages) -> str:
-    """A dvc.lock of these stages, as DVC reads it; empty if there are none."""
-    if not stages:
-        return ""
+    """A dvc.lock of these stages, as DVC reads it."""
     out, yaml = StringIO(), YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.dump({"schema": "2.0", "stages": stages}, out)

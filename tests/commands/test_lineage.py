@@ -120,7 +120,6 @@ def test_a_record_goes_out_as_files_that_make_the_code_again(
     assert {path.name for path in out.iterdir()} == {
         "record.json",
         "params.yaml",
-        "dvc.lock",
         "code.diff",
     }
     assert (out / "params.yaml").read_text() == (registry / "params.yaml").read_text()

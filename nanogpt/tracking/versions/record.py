@@ -136,7 +136,8 @@ def begin(
     with whole_folder(folder) as new:
         (new / RECORD).write_text(_json(record), encoding="utf-8")
         (new / PARAMS).write_text(_params(Path(settings.params)), encoding="utf-8")
-        (new / LOCK).write_text(lock.dump(stages), encoding="utf-8")
+        if stages:
+            (new / LOCK).write_text(lock.dump(stages), encoding="utf-8")
         if seen.diff:
             (new / diff_name(len(before))).write_bytes(seen.diff)
 

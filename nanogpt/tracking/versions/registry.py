@@ -107,7 +107,7 @@ def register(
         Exception: MLflow does not answer.
     """
     name = f"nanogpt-{recipe}"
-    card = describe.card(model)
+    card = (describe.card(model) + describe.code(made_of or {})).strip()
     short = {key: f"{value:.4f}" for key, value in metrics.items()}
     short |= {key: str(tags[key]) for key in ("base", CONTEXT) if tags.get(key)}
     short |= {**(made_of or {}), "weights_sha256": weights_sha256}
