@@ -72,8 +72,9 @@ def compare(a: str, b: str, text: Path | None, recipe: Path | None, out: Path | 
     with ExitStack() as stack:
         models = []
         for given, name in zip((a, b), names, strict=True):
-            _, folder = stack.enter_context(open_model(name))
-            models.append(Model(_shown(given, name), folder, _recipe(name)))
+            short, folder = stack.enter_context(open_model(name))
+            shown = name if name.startswith("models:") else _shown(given, short)
+            models.append(Model(shown, folder, _recipe(name)))
         chosen = recipe or models[0].recipe
         # of no recipe that is known, the prompt of the one at the root is as good as any
         settings = load((chosen or root()) / "params.yaml")
@@ -152,14 +153,11 @@ def _own_text(settings: Settings, recipe: Path | None, model: str) -> HeldOut:
     return tokens.text("test" if tokens.manifest.splits["test"].tokens > 1 else "val")
 
 
-def _shown(given: str, name: str) -> str:
-    """What the page calls a model: no path of this machine's."""
-    if given.startswith("models:"):
-        return name
-    path = Path(given).resolve()
+def _shown(folder: str, short: str) -> str:
+    """What the page calls a model directory: no path of this machine's."""
     with suppress(ValueError):
-        return path.relative_to(root().resolve()).as_posix()
-    return path.name
+        return Path(folder).resolve().relative_to(root().resolve()).as_posix()
+    return short
 
 
 def _page(
@@ -173,11 +171,6 @@ def _page(
     a, b = scores
     yield "# Two models on one text\n"
     yield table(["", "A", "B"], [*_facts(models, scores)])
-    yield f"Against A, B is **{paired(b, a, CONFIDENCE)}**. Shares are of A's loss on this text.\n"
-    yield (
-        f"The text: {code(text.name)}, {len(text.data):,} bytes in {len(text.starts):,}"
-        f" document{'s' * (len(text.starts) != 1)}, digest `{text.digest}`.\n"
-    )
     notes = [
         f"- {letter}: {said}\n"
         for letter, model, found in zip("AB", models, scores, strict=True)
@@ -186,6 +179,13 @@ def _page(
     ]
     if text.split == "val":
         notes.append("- this is the split by which a training of its recipe chooses its weights\n")
+    yield f"Against A, B is **{paired(b, a, CONFIDENCE)}**. Shares are of A's loss on this text."
+    if any("**" in note for note in notes):
+        yield "What stands in bold below speaks against this figure."
+    yield (
+        f"\nThe text: {code(text.name)}, {len(text.data):,} bytes in {len(text.starts):,}"
+        f" document{'s' * (len(text.starts) != 1)}, digest `{text.digest}`.\n"
+    )
     yield "".join(notes)
     yield from differences(text, a, b)
     yield "## How they go on\n"

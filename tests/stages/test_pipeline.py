@@ -246,3 +246,4 @@ def test_the_champion_is_compared_on_its_own_held_out_text(
     assert (
         page.count("of 16 passages of this text are in what it was trained on, word for word") == 2
     )
+    assert "What stands in bold below speaks against this figure." in page
