@@ -120,7 +120,7 @@ def test_all_mistakes_come_in_one_message(tmp_path: Path) -> None:
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     file = edited(tmp_path)
     file.write_text(file.read_text().replace("  batch_size:", "  batchsize:"))
-    with pytest.raises(UserError, match=r"train\.batch_size: is missing; params\.yaml at the"):
+    with pytest.raises(UserError, match=r"train\.batch_size: is missing; the default recipe"):
         load(file)
 
 

@@ -50,7 +50,7 @@ def _explain(detail: Any, kind: type[Section]) -> tuple[str, str]:
     # pydantic adds the members of a union to the path: keep what stands in the file
     path = ".".join(key for key in detail["loc"] if key in _keys(kind))
     if detail["type"] == "missing":
-        return path, "is missing; params.yaml at the repository's root has it, and explains it"
+        return path, "is missing; the default recipe explains it: `git show HEAD:params.yaml`"
     shown = f"{path}: {public(repr(value))}"
     if detail["type"] == "value_error":
         said = str(detail["ctx"]["error"])
