@@ -344,35 +344,6 @@ def test_a_rebuild_that_is_stopped_goes_on(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_clone_builds_it_again_from_the_remote_and_says_what_differs(
-    trained: Path, tmp_path: Path
-) -> None:
-    run(trained, "dvc", "remote", "add", "--local", "--default", "shared", str(tmp_path / "remote"))
-    run(trained, "dvc", "push", "--quiet", "dvc.yaml:check", "dvc.yaml:download")
-    clone = tmp_path / "a clone"
-    git(tmp_path, "clone", "--quiet", str(trained), str(clone))
-    run(clone, "dvc", "remote", "add", "--local", "--default", "shared", str(tmp_path / "remote"))
-    registry = ("env", f"MLFLOW_TRACKING_URI=sqlite:///{trained}/mlflow.db")
-    said = run(clone, *registry, *REPRODUCE, f"models:/{PLAIN}/1")
-    assert "from DVC's remote (shared), if it has them" in said
-    assert "Running stage 'download'" not in said
-    assert "1: identical" in said
-
-    # one value of the record: the settings that are rebuilt are others
-    (record,) = (trained / "mlruns").glob(f"{PLAIN.removeprefix('nanogpt-')}/*/artifacts/lineage")
-    params = record / "params.yaml"
-    params.write_text(params.read_text().replace("learning_rate: 0.01", "learning_rate: 0.5"))
-    said = run(clone, *registry, *REPRODUCE, f"models:/{PLAIN}/1", code=1)
-    assert "1: different: train is the first stage that differs, in data/test/" in said
-    assert "nats a token apart" in said
-    (copy,) = copies(clone)
-    assert (clone / ".dvc/tmp/reproduce" / copy / "data/test/model/model.safetensors").exists()
-    kept = run(clone, *registry, "nanogpt", "reproduced", f"models:/{PLAIN}/1").splitlines()
-    assert " different: " in kept[0]
-    assert " identical: " in kept[1]
-
-
-@pytest.mark.slow
 def test_an_environment_is_whole_or_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
