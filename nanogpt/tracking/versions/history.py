@@ -149,7 +149,7 @@ def notice(client: "MlflowClient", name: str) -> list[Move]:
     aliases = {alias: str(number) for alias, number in model.aliases.items()} if model else {}
     made = model.creation_timestamp if model else 0
     last = {move.alias: move for move in known}
-    found = []
+    found, finished = [], []
     for alias in sorted({*last, *aliases}):
         now = aliases.get(alias, "")
         by, evidence = "hand", {}
@@ -162,22 +162,28 @@ def notice(client: "MlflowClient", name: str) -> list[Move]:
         elif made != before.model and (before.after or now):
             state = f"made again on {_date(made)}" if model else "is not there now"
             why = f"{name} was deleted, and {state}"
+        elif now and now == before.after and not before.done:
+            finished.append(replace(before, done=True))  # whoever set it was ended right after
+            continue
         elif now != before.after and (before.done or now != before.before):
             why = _how(client, before, now, known)
         else:
             continue
         was = before.after if before else ""
         found.append(Move("", name, alias, was, now, why, "", by, evidence, made))
-    if not found:
+    if not found and not finished:
         return []
     place = experiment(client, name.removeprefix(PREFIX))
+    for move in finished:
+        _record(client, place, move)
+        known = [move if old.id == move.id else old for old in known]
     for number, new in enumerate(found):
         found[number] = replace(new, when=_later(known))
         known.append(found[number])
         _record(client, place, found[number])
         if last:
             log.warning("%s: %s; it is recorded (`nanogpt history`)", name, told(found[number]))
-    if model and any(new.alias == "champion" for new in found):
+    if model and any(new.alias == "champion" for new in [*found, *finished]):
         _show(client, name, known)
     return found
 

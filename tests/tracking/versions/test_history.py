@@ -63,6 +63,34 @@ def test_each_move_is_kept_with_what_decided_it(root: Path) -> None:
     assert model.description.startswith("A model.")
 
 
+def test_a_move_that_was_made_is_so_told_though_its_process_was_killed_right_after(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions(2)
+    promote("1")
+    record = history._record
+
+    def killed(client: MlflowClient, experiment_id: str, move: Move) -> None:
+        if move.done:
+            raise KeyboardInterrupt
+        record(client, experiment_id, move)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(history, "_record", killed)
+        with pytest.raises(KeyboardInterrupt):
+            promote("2")
+    assert champion() == "2"
+    assert history.notice(connect(), NAME) == []
+    assert [(move.after, move.done) for move in history.moves(connect(), NAME)] == [
+        ("1", True),
+        ("2", True),
+    ]
+    assert "## Champion: version 2" in client().get_registered_model(NAME).description
+    promote("1")
+    model = client().get_registered_model(NAME).creation_timestamp
+    assert history.former(history.moves(connect(), NAME), "champion", model) == ["1", "2", "1"]
+
+
 def test_more_moves_than_a_page_shows_are_all_kept(root: Path) -> None:
     versions(2)
     for number in range(14):
