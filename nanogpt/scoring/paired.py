@@ -26,6 +26,7 @@ ENOUGH = 30  # documents
 RESAMPLES = 10_000
 SEED = 1
 AT_ONCE = 1 << 20  # draws in memory
+LEAST = 1e-9  # nats: a text of one letter, over and over, costs none at all
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,18 @@ def _interval(
         if not np.isfinite(model).all():
             return gain, gain, gain
     saved, count = old - new, len(new)
-    gain = float(saved.sum() / old.sum())
+    gain = float(saved.sum() / max(old.sum(), LEAST))
     runs, tail = count / run, (1 - confidence) / 2
     # so seldom does the range of all runs miss the middle of what they were drawn from
     if runs < 2 or 0.5**runs > tail:
         return gain, -math.inf, math.inf
     random = np.random.Generator(np.random.PCG64(SEED))
     gains = np.empty(RESAMPLES)
-    for part in np.array_split(np.arange(RESAMPLES), max(1, RESAMPLES * count // AT_ONCE)):
+    parts = min(RESAMPLES, max(1, RESAMPLES * count // AT_ONCE))
+    for part in np.array_split(np.arange(RESAMPLES), parts):
         first = random.integers(count, size=(len(part), math.ceil(runs), 1))
         drawn = (first + np.arange(run)).reshape(len(part), -1)[:, :count] % count
-        gains[part] = saved[drawn].sum(axis=1) / old[drawn].sum(axis=1)
+        gains[part] = saved[drawn].sum(axis=1) / np.maximum(old[drawn].sum(axis=1), LEAST)
     wider = ndtr(math.sqrt(runs / (runs - 1)) * stdtrit(runs - 1, tail))
     low, high = np.quantile(gains, (wider, 1 - wider))
     return gain, float(low), float(high)

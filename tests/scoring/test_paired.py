@@ -149,6 +149,20 @@ def test_the_first_token_of_another_length_decides_nothing() -> None:
     assert paired(scores(new), scores(old), 0.95).gain > 0
 
 
+def test_what_costs_nothing_cannot_be_beaten() -> None:
+    nothing = np.zeros(50)
+    assert paired(scores(nothing), scores(nothing), 0.95).high == 0
+    assert paired(scores(nothing + 1), scores(nothing), 0.95).high < 0
+    known = np.append(nothing, [450.0])  # of most draws nothing is left to save
+    assert paired(scores(known * 0.9), scores(known), 0.95).low == 0
+
+
+def test_a_text_of_more_blocks_than_draws_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AT_ONCE", 32)
+    nats = np.linspace(400, 500, 64)
+    assert paired(scores(nats * 0.9), scores(nats), 0.95).low == pytest.approx(0.1)
+
+
 def test_scores_of_different_texts() -> None:
     with pytest.raises(ValueError, match="different texts"):
         paired(scores(np.ones(8)), scores(np.ones(9)), 0.95)
