@@ -25,8 +25,10 @@ from nanogpt.settings import Eval, Machine
 from nanogpt.text import tokenizer
 from nanogpt.text.tokenizer import Tokenizer
 from nanogpt.text.tokens import HeldOut
-from nanogpt.tracking.versions.fetch import check
+from nanogpt.tracking.client import patient
+from nanogpt.tracking.versions.fetch import SIZE, check
 from nanogpt.tracking.versions.names import Version, resolve
+from nanogpt.training.publish import made
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -90,8 +92,9 @@ def rescored(client: "MlflowClient", name: str, version: str, trial: Trial) -> S
         Exception: MLflow does not answer.
     """
     found = resolve(client, f"models:/{name}/{version}")
-    known = found.about.tags.get(CONTEXT, trial.context)  # older versions do not say
     with _opened(client, found) as folder:
+        card = made(folder)
+        known = found.about.tags.get(CONTEXT) or (card.context if card else trial.context)
         context = min(int(known), read_config(folder).context)
         world, block = _alone(trial.machine), trial.rule.block
         text, lacking = _readable(tokenizer.load(folder), trial.text)
@@ -104,10 +107,14 @@ def rescored(client: "MlflowClient", name: str, version: str, trial: Trial) -> S
 
 def _readable(encoder: Tokenizer, text: HeldOut) -> tuple[HeldOut, np.ndarray]:
     """A text of the same size with blanks for what a vocabulary lacks, and where: (bytes,)."""
-    lacking = {character for character in {*text.data.decode()} if not _knows(encoder, character)}
-    if not lacking or not _knows(encoder, " "):
+    characters = {*text.data.decode()}
+    lacking = {character for character in characters if not _knows(encoder, character)}
+    # a script without blanks has another character of one byte, such as that which ends a line
+    known = (c for c in [" ", *sorted(characters - lacking)] if len(c.encode()) == 1)
+    blank = next((c for c in known if _knows(encoder, c)), None)
+    if not lacking or blank is None:
         return text, np.empty(0, int)
-    blanks = {ord(character): " " * len(character.encode()) for character in lacking}
+    blanks = {ord(character): blank * len(character.encode()) for character in lacking}
     data = text.data.decode().translate(blanks).encode()
     changed = np.frombuffer(data, np.uint8) != np.frombuffer(text.data, np.uint8)
     return replace(text, data=data, tokens=None), np.flatnonzero(changed)
@@ -131,7 +138,10 @@ def _opened(client: "MlflowClient", found: Version) -> Iterator[Path]:
     local = place.startswith(("/", "file:"))
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            fetched = download_artifacts(artifact_uri=place, dst_path=None if local else temporary)
+            with patient(SIZE):
+                fetched = download_artifacts(
+                    artifact_uri=place, dst_path=None if local else temporary
+                )
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise UserError("its files are gone") from None

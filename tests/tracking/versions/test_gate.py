@@ -10,6 +10,7 @@ import pytest
 
 from nanogpt.common.errors import UserError
 from nanogpt.scoring.blocks import Scores, score
+from nanogpt.text import tokenizer
 from nanogpt.text.tokens import HeldOut
 from nanogpt.tracking import outbox
 from nanogpt.tracking.client import connect
@@ -173,6 +174,10 @@ def test_versions_are_scored_where_they_lie_each_in_its_own_window(
     assert not [*(root / "mlruns").rglob("registered_model_meta")]
     client().delete_model_version_tag(NAME, "1", "context")  # as of a training of before
     assert rescored(connect(), NAME, "1", trial(2.0)).context == 16
+    (seen[0] / "README.md").write_text(  # but their card does
+        f"| context | 16 tokens, trained in windows of 4 |\n| tokens | `{'0' * 64}` |\n"
+    )
+    assert rescored(connect(), NAME, "1", trial(2.0)).context == 4
     shutil.rmtree(root / "mlruns")
     with pytest.raises(UserError, match="its files are gone"):
         rescored(connect(), NAME, "1", trial(2.0))
@@ -196,6 +201,15 @@ def test_a_champion_whose_vocabulary_lacks_a_character_is_met_on_the_rest(
     old = rescored(connect(), NAME, "1", replace(there, text=foreign))
     new = replace(old, nats=np.full(len(old.nats), 9.0))
     assert gate.difference(new, old, 0.95).low > 0
+
+
+def test_a_vocabulary_without_blanks_lacks_characters_too(tmp_path: Path) -> None:
+    tokenizer.write(tmp_path, tokenizer.char_json("春眠不覚暁\n", eot=False))
+    encoder = tokenizer.load(tmp_path)
+    text = HeldOut.of("poems", "春眠不覚暁\n夜来風雨声\n")
+    read, lacking = trials._readable(encoder, text)
+    assert read.data.decode() == "春眠不覚暁\n" + "\n" * 15 + "\n"
+    assert lacking.tolist() == [*range(16, 31)]
 
 
 def test_a_decision_waits_with_all_it_needs_and_meets_the_champion_of_then(
