@@ -57,8 +57,11 @@ def usable() -> "MlflowClient":
 
 
 @contextmanager
-def asking() -> Iterator[None]:
+def asking(what: str | None = None) -> Iterator[None]:
     """Tell in a line why MLflow does not answer a command, or refuses.
+
+    Args:
+        what: cannot be done then; None: nothing can, with the MLflow that is named.
 
     Raises:
         UserError: why; NotNow if that passes.
@@ -68,13 +71,14 @@ def asking() -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        from mlflow.exceptions import MlflowException
-
-        if not isinstance(error, (MlflowException, OSError)):
+        # libraries below MLflow have errors of their own, such as SQLAlchemy and botocore; one of
+        # Python's, but for a disk, a network or a library that is missing, is a fault of this code
+        own = type(error).__module__ == "builtins"
+        if own and not isinstance(error, OSError | ImportError):
             raise
         trouble = explain(error)
         kind = NotNow if trouble.passing else UserError
-        raise kind(f"MLflow at {location.address()}: {trouble}") from None
+        raise kind(f"{what or f'MLflow at {location.address()}'}: {trouble}") from None
 
 
 def check() -> None:

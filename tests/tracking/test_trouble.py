@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import requests
+from botocore.exceptions import EndpointConnectionError
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, RESOURCE_DOES_NOT_EXIST
 from mlflow.store.db.utils import _get_latest_schema_revision
+from sqlalchemy.exc import OperationalError
 
-from nanogpt.common.errors import UserError
+from nanogpt.common.errors import NotNow, UserError
 from nanogpt.tracking import client, location, outbox
 from nanogpt.tracking.trouble import explain
 from tests.kit.recipes import Run
@@ -155,6 +157,26 @@ def answer(status: int) -> requests.HTTPError:
 def test_other_errors(error: Exception, passing: bool) -> None:
     assert explain(error).passing == passing
     assert "hush" not in str(explain(error))
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OperationalError("SELECT 1", {}, Exception("Connection refused")), NotNow),
+        (EndpointConnectionError(endpoint_url="http://127.0.0.1:1"), NotNow),
+        (ModuleNotFoundError("No module named 'psycopg2'"), UserError),
+        (UserError("no such model"), UserError),
+        (KeyError("what nobody thought of"), KeyError),
+    ],
+)
+def test_a_command_ends_with_a_line_whichever_library_raises(
+    root: Path, error: Exception, kind: type[Exception]
+) -> None:
+    with pytest.raises(kind) as raised, client.asking("models:/plays/1"):
+        raise error
+    assert (raised.value is error) == isinstance(error, kind)
+    if raised.value is not error:
+        assert str(raised.value).startswith("models:/plays/1: ")
 
 
 def revision(number: str) -> str:

@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from nanogpt.common.errors import NotNow, UserError
-from nanogpt.tracking.client import usable
-from nanogpt.tracking.trouble import explain
+from nanogpt.common.errors import UserError
+from nanogpt.tracking.client import asking, usable
 from nanogpt.tracking.versions.names import resolve
 
 TAG = "attested"  # by whom
@@ -19,13 +18,11 @@ def keep(name: str, version: str, files: Iterable[Path], who: str) -> None:
         UserError: nor later.
     """
     client = usable()
-    try:
+    with asking(f"MLflow does not take the proof of {name}/{version}"):
         run_id = str(client.get_model_version(name, version).run_id)
         for path in files:
             client.log_artifact(run_id, str(path), _place(version))
         client.set_model_version_tag(name, version, TAG, who)
-    except Exception as error:
-        raise _not_done(f"MLflow does not take the proof of {name}/{version}", error) from None
 
 
 def fetch(name: str, version: str, folder: Path) -> list[Path]:
@@ -36,7 +33,7 @@ def fetch(name: str, version: str, folder: Path) -> list[Path]:
         UserError: there is no proof.
     """
     client = usable()
-    try:
+    with asking(f"the proof of {name}/{version} cannot be had"):
         found = client.get_model_version(name, version)
         if TAG not in found.tags:
             raise UserError(
@@ -44,10 +41,6 @@ def fetch(name: str, version: str, folder: Path) -> list[Path]:
                 f"{version} KEY=private.pem"
             )
         place = client.download_artifacts(str(found.run_id), _place(version), str(folder))
-    except UserError:
-        raise
-    except Exception as error:
-        raise _not_done(f"the proof of {name}/{version} cannot be had", error) from None
     return sorted(Path(place).iterdir())
 
 
@@ -59,12 +52,8 @@ def find(model: str) -> tuple[str, str]:
         UserError: there is no such version.
     """
     client = usable()
-    try:
+    with asking(model):
         version = resolve(client, model)
-    except UserError:
-        raise
-    except Exception as error:
-        raise _not_done(model, error) from None
     return version.name, version.number
 
 
@@ -75,17 +64,10 @@ def trained(run_id: str) -> tuple[int | None, int | None]:
         NotNow: MLflow does not answer.
     """
     client = usable()
-    try:
+    with asking(f"run {run_id}"):
         info = client.get_run(run_id).info
-    except Exception as error:
-        raise _not_done(f"run {run_id}", error) from None
     return info.start_time, info.end_time
 
 
 def _place(version: str) -> str:
     return f"attestation/{version}"
-
-
-def _not_done(what: str, error: Exception) -> UserError:
-    trouble = explain(error)
-    return (NotNow if trouble.passing else UserError)(f"{what}: {trouble}")

@@ -4,7 +4,7 @@ version = pin("models:/nanogpt-shakespeare@champion")       # models:/nanogpt-sh
 print(keep(version, "shakespeare.md", page))
 """
 
-from nanogpt.tracking.client import usable
+from nanogpt.tracking.client import asking, usable
 from nanogpt.tracking.trouble import explain
 from nanogpt.tracking.versions.names import resolve
 
@@ -15,9 +15,12 @@ def pin(model: str) -> str:
     """The version that an alias names now, as `models:/<name>/<version>`.
 
     Raises:
-        UserError: there is none, or MLflow does not answer.
+        UserError: there is none.
+        NotNow: MLflow does not answer.
     """
-    return resolve(usable(), model).uri
+    client = usable()
+    with asking(model):
+        return resolve(client, model).uri
 
 
 def keep(version: str, file: str, page: str) -> str:

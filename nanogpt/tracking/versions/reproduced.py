@@ -5,15 +5,9 @@ keep(known.model, "identical", "2026-11-26 12:00 UTC, AMD EPYC")
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from nanogpt.common.errors import NotNow, UserError
-from nanogpt.tracking.client import usable
-from nanogpt.tracking.trouble import explain
-from nanogpt.tracking.versions.names import Version, resolve
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from nanogpt.tracking.client import asking, usable
+from nanogpt.tracking.versions.names import resolve
 
 TAG = "reproduced"
 KEPT = 5  # verdicts, the newest first
@@ -35,7 +29,9 @@ def about(model: str) -> Known:
         UserError: there is none.
         NotNow: MLflow does not answer.
     """
-    found = _find(usable(), model)
+    client = usable()
+    with asking(model):
+        found = resolve(client, model)
     tags = found.about.tags
     return Known(found.uri, tags.get("val_loss"), tuple(tags.get(TAG, "").splitlines()))
 
@@ -48,24 +44,8 @@ def keep(model: str, verdict: str) -> None:
         NotNow: or not now.
     """
     client = usable()
-    found = _find(client, model)
-    older = found.about.tags.get(TAG, "").splitlines()
-    text = "\n".join([verdict, *older][:KEPT])
-    try:
+    with asking(model):
+        found = resolve(client, model)
+        older = found.about.tags.get(TAG, "").splitlines()
+        text = "\n".join([verdict, *older][:KEPT])
         client.set_model_version_tag(found.name, found.number, TAG, text)
-    except Exception as error:
-        raise _refused(model, error) from None
-
-
-def _find(client: "MlflowClient", model: str) -> Version:
-    try:
-        return resolve(client, model)
-    except UserError:
-        raise
-    except Exception as error:
-        raise _refused(model, error) from None
-
-
-def _refused(model: str, error: Exception) -> UserError:
-    trouble = explain(error)
-    return (NotNow if trouble.passing else UserError)(f"{model}: {trouble}")
