@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from nanogpt.tracking import outbox
 from nanogpt.tracking.client import connect
@@ -138,6 +139,17 @@ def test_a_server_that_is_away_is_not_now(
         code, said = run(*command)
         assert code == os.EX_TEMPFAIL
         assert said.startswith(f"{command[0]}: MLflow at http://127.0.0.1:9: ")
+
+
+def test_files_that_cannot_be_looked_for_now_are_not_gone(
+    trained: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(**_: object) -> None:
+        raise MlflowException("API request failed with exception: Connection refused")
+
+    monkeypatch.setattr("mlflow.artifacts.list_artifacts", away)
+    assert run("rollback", "--reason", "forgets its lines")[0] == os.EX_TEMPFAIL
+    assert champion() == "3"
 
 
 def test_the_gate_of_a_later_score_knows_who_decided(trained: Path, run: Run) -> None:

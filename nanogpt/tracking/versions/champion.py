@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt.common.errors import UserError
 from nanogpt.tracking import describe
+from nanogpt.tracking.trouble import explain
 from nanogpt.tracking.versions import history
-from nanogpt.tracking.versions.history import Move
+from nanogpt.tracking.versions.history import CHAMPION, Move
 from nanogpt.tracking.versions.names import PREFIX, Version, registered_model, resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-ALIAS = "champion"
 LONGEST = 1000  # characters of a reason
 FACTS = ("eval_bits_per_byte", "eval_text_sha256")  # tags of a version that tell how good it is
 
@@ -67,9 +67,9 @@ def rollback(client: "MlflowClient", name: str, reason: str) -> Change:
     registered = registered_model(client, name)
     history.notice(client, name)
     known = history.moves(client, name)
-    now = str(registered.aliases.get(ALIAS, ""))
+    now = str(registered.aliases.get(CHAMPION, ""))
     skipped: list[str] = []
-    for number in reversed(history.former(known, ALIAS, registered.creation_timestamp)):
+    for number in reversed(history.former(known, CHAMPION, registered.creation_timestamp)):
         if number == now:
             continue
         try:
@@ -93,11 +93,11 @@ def _move(
     client: "MlflowClient", found: Version, reason: str, by: str, skipped: tuple[str, ...] = ()
 ) -> Change:
     registered = registered_model(client, found.name)
-    holder = str(registered.aliases.get(ALIAS, ""))
+    holder = str(registered.aliases.get(CHAMPION, ""))
     evidence: dict[str, Any] = {found.number: _facts(found)}
     if holder and holder != found.number:
         evidence[holder] = _facts(resolve(client, f"models:/{found.name}/{holder}"))
-    move = history.move(client, found.name, ALIAS, found.number, reason, evidence, by)
+    move = history.move(client, found.name, CHAMPION, found.number, reason, evidence, by)
     if move.before == found.number:
         return Change(move, skipped, moved=False)
     told = f"champion by {by}: {move.why}"
@@ -113,14 +113,13 @@ def _facts(found: Version) -> dict[str, str]:
 def _fault(found: Version) -> str:
     """Why a version is of no use, or nothing."""
     from mlflow.artifacts import list_artifacts
-    from mlflow.exceptions import MlflowException
 
     try:
         return "" if list_artifacts(artifact_uri=found.uri) else "its files are gone"
-    except (MlflowException, OSError) as error:
-        if getattr(error, "error_code", "") == "TEMPORARILY_UNAVAILABLE":
+    except Exception as error:
+        if (trouble := explain(error)).passing:  # which says nothing of the files
             raise
-        return f"its files are not to be had ({error})"
+        return f"its files are not to be had ({trouble.reason})"
 
 
 def _check_reason(reason: str) -> None:

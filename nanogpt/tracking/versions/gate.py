@@ -26,7 +26,7 @@ from nanogpt.scoring.paired import Difference, paired
 from nanogpt.settings import Eval
 from nanogpt.tracking.trouble import explain
 from nanogpt.tracking.versions import history
-from nanogpt.tracking.versions.history import Move
+from nanogpt.tracking.versions.history import CHAMPION, Move
 from nanogpt.tracking.versions.trial import Trial, rescored
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHAMPION = "champion"
 OPEN = timedelta(days=1)  # so long a move that no later one knows of counts as a rival's
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+CHAMPION = "champion"
 TAG = "mlflow.nanogpt.move."
 TOGETHER = timedelta(minutes=1)  # two moves that were made at once
 HAND = "set by hand"
@@ -127,7 +128,7 @@ def move(
     client.set_registered_model_alias(name, alias, version)
     new = replace(new, done=True)
     _record(client, place, new)
-    if alias == "champion":
+    if alias == CHAMPION:
         _show(client, name, [*known, new])
     return new
 
@@ -154,7 +155,7 @@ def notice(client: "MlflowClient", name: str) -> list[Move]:
         now = aliases.get(alias, "")
         by, evidence = "hand", {}
         if (before := last.get(alias)) is None:
-            old = describe.rows(model.description) if alias == "champion" else []
+            old = describe.rows(model.description) if alias == CHAMPION else []
             if known:
                 why = HAND
             else:
@@ -183,7 +184,7 @@ def notice(client: "MlflowClient", name: str) -> list[Move]:
         _record(client, place, found[number])
         if last:
             log.warning("%s: %s; it is recorded (`nanogpt history`)", name, told(found[number]))
-    if model and any(new.alias == "champion" for new in [*found, *finished]):
+    if model and any(new.alias == CHAMPION for new in [*found, *finished]):
         _show(client, name, known)
     return found
 
@@ -253,7 +254,7 @@ def _record(client: "MlflowClient", experiment_id: str, move: Move) -> None:
 def _show(client: "MlflowClient", name: str, known: list[Move]) -> None:
     """The last moves of the champion, on the model's page."""
     text = client.get_registered_model(name).description
-    champions = [move for move in known if move.alias == "champion" and move.done]
+    champions = [move for move in known if move.alias == CHAMPION and move.done]
     rows = [(m.when[:16].replace("T", " "), m.after, m.before, m.why) for m in champions[::-1]]
     about = text or describe.registered(name.removeprefix(PREFIX))
     client.update_registered_model(name, describe.champions(about, rows))
