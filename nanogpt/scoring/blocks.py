@@ -11,6 +11,7 @@ last. So two models of different tokenizers can be compared block by block.
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -146,19 +147,26 @@ def _read(folder: Path, encoder: Tokenizer, text: HeldOut) -> _Read:
 def _lacks(encoder: Tokenizer, text: HeldOut) -> str:
     """Which characters of a text cannot be encoded, and how many; "": each can."""
     counts = Counter(text.data.decode())
-    lacking = {}
-    for character, count in counts.most_common():
+    found = lacking(encoder, (character for character, _ in counts.most_common()))
+    if not found:
+        return ""
+    number = sum(counts[character] for character in found)
+    shown = ", ".join(map(repr, found[:SHOWN])) + (", ..." if len(found) > SHOWN else "")
+    return (
+        f"its tokenizer does not know {number:,} of {counts.total():,} characters of {text.name}"
+        f" ({shown}), so they have no loss; take a text that it knows, or another model"
+    )
+
+
+def lacking(encoder: Tokenizer, characters: Iterable[str]) -> list[str]:
+    """Those of some characters that a tokenizer refuses."""
+    found = []
+    for character in characters:
         try:
             encoder.encode_array(character)
         except UserError:
-            lacking[character] = count
-    if not lacking:
-        return ""
-    shown = ", ".join(map(repr, [*lacking][:SHOWN])) + (", ..." if len(lacking) > SHOWN else "")
-    return (
-        f"its tokenizer does not know {sum(lacking.values()):,} of {counts.total():,} characters of"
-        f" {text.name} ({shown}), so they have no loss; take a text that it knows, or another model"
-    )
+            found.append(character)
+    return found
 
 
 def _check_ids(folder: Path, text: HeldOut, ids: NDArray[np.uint32]) -> None:

@@ -6,12 +6,12 @@ Prints the model directory in there, or why there is none. Exit codes: 2 it is n
 project's, 69 MLflow does not have it, 75 another attempt may go better.
 """
 
-import hashlib
 import os
 import sys
 from pathlib import Path
 
 from nanogpt.common.errors import UserError
+from nanogpt.common.files import describe
 from nanogpt.sources.fetch import SourceError
 from nanogpt.tracking import location
 from nanogpt.tracking.client import connect, patient
@@ -52,29 +52,33 @@ def download_registered(model: str, folder: Path) -> Path:
             f" hand out its files: {trouble.reason}" + ("" if trouble.passing else GONE),
             trouble.passing,
         ) from None
+    return model_in(folder, found)
+
+
+def model_in(folder: Path, found: Version) -> Path:
+    """The model directory in the files of a version.
+
+    Raises:
+        UserError: there is none, or its weights are not those that were registered.
+    """
     models = [path.parent for path in folder.rglob("config.json")]
     if not models and WEIGHTS in found.about.tags:
         raise UserError(f"the files of {found.name}, version {found.number}, are gone{GONE}")
     if len(models) != 1:
         raise UserError(f"it holds {len(models)} folders with a config.json, and not one")
-    check(found, models[0])
+    _check(found, models[0])
     return models[0]
 
 
-def check(found: Version, folder: Path) -> None:
-    """Refuse weights that are not those which were registered.
-
-    Raises:
-        UserError: how they differ.
-    """
+def _check(found: Version, folder: Path) -> None:
+    """Refuse weights that are not those which were registered."""
     registered = found.about.tags.get(WEIGHTS)
     weights = folder / "model.safetensors"
     if registered is None:
         return  # another program registered it
     if not weights.exists():
         raise UserError(f"its {weights.name} is not there any more{GONE}")
-    with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = describe(folder, weights.name).sha256
     if digest != registered:
         raise UserError(
             f"its {weights.name} has the SHA-256 {digest[:16]}, and {registered[:16]} was"

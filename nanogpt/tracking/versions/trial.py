@@ -20,13 +20,13 @@ import torch
 from nanogpt.common.errors import UserError
 from nanogpt.formats.hub_config import read_config
 from nanogpt.machine.distributed import World, prepare
-from nanogpt.scoring.blocks import Scores, score
+from nanogpt.scoring.blocks import Scores, lacking, score
 from nanogpt.settings import Eval, Machine
 from nanogpt.text import tokenizer
 from nanogpt.text.tokenizer import Tokenizer
 from nanogpt.text.tokens import HeldOut
 from nanogpt.tracking.client import patient
-from nanogpt.tracking.versions.fetch import SIZE, check
+from nanogpt.tracking.versions.fetch import SIZE, model_in
 from nanogpt.tracking.versions.names import Version, resolve
 from nanogpt.training.publish import made
 
@@ -97,35 +97,27 @@ def rescored(client: "MlflowClient", name: str, version: str, trial: Trial) -> S
         known = found.about.tags.get(CONTEXT) or (card.context if card else trial.context)
         context = min(int(known), read_config(folder).context)
         world, block = _alone(trial.machine), trial.rule.block
-        text, lacking = _readable(tokenizer.load(folder), trial.text)
+        text, blanks = _readable(tokenizer.load(folder), trial.text)
         scores = score(folder, text, context, world, block)
         first = np.flatnonzero(np.diff(scores.document, prepend=-1))  # block of each document
-        document = np.searchsorted(text.starts, lacking, side="right") - 1
-        scores.nats[first[document] + (lacking - text.starts[document]) // block] = math.inf
+        document = np.searchsorted(text.starts, blanks, side="right") - 1
+        scores.nats[first[document] + (blanks - text.starts[document]) // block] = math.inf
         return scores
 
 
 def _readable(encoder: Tokenizer, text: HeldOut) -> tuple[HeldOut, np.ndarray]:
     """A text of the same size with blanks for what a vocabulary lacks, and where: (bytes,)."""
     characters = {*text.data.decode()}
-    lacking = {character for character in characters if not _knows(encoder, character)}
+    found = {*lacking(encoder, characters)}
     # a script without blanks has another character of one byte, such as that which ends a line
-    known = (c for c in [" ", *sorted(characters - lacking)] if len(c.encode()) == 1)
-    blank = next((c for c in known if _knows(encoder, c)), None)
-    if not lacking or blank is None:
+    short = (c for c in [" ", *sorted(characters - found)] if len(c.encode()) == 1)
+    blank = next((c for c in short if not lacking(encoder, c)), None)
+    if not found or blank is None:
         return text, np.empty(0, int)
-    blanks = {ord(character): blank * len(character.encode()) for character in lacking}
+    blanks = {ord(character): blank * len(character.encode()) for character in found}
     data = text.data.decode().translate(blanks).encode()
     changed = np.frombuffer(data, np.uint8) != np.frombuffer(text.data, np.uint8)
     return replace(text, data=data, tokens=None), np.flatnonzero(changed)
-
-
-def _knows(encoder: Tokenizer, character: str) -> bool:
-    try:
-        encoder.encode_array(character)
-    except UserError:
-        return False
-    return True
 
 
 @contextmanager
@@ -146,11 +138,7 @@ def _opened(client: "MlflowClient", found: Version) -> Iterator[Path]:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 raise UserError("its files are gone") from None
             raise
-        models = [path.parent for path in Path(fetched).rglob("config.json")]
-        if len(models) != 1:
-            raise UserError(f"there are {len(models)} models in its files, and not one")
-        check(found, models[0])
-        yield models[0]
+        yield model_in(Path(fetched), found)
 
 
 def _alone(machine: Machine) -> World:
