@@ -31,6 +31,7 @@ from nanogpt.text.documents import Piece, documents, pieces
 from nanogpt.text.prompt import read_prompt
 from nanogpt.text.tokens import HeldOut, Tokens, open_tokens
 from nanogpt.tracking.versions import compared
+from nanogpt.tracking.versions.names import PREFIX, name_of
 from nanogpt.training.publish import made
 
 CONFIDENCE = 0.95
@@ -117,7 +118,7 @@ def read_text(path: Path) -> HeldOut:
 def _recipe(model: str) -> Path | None:
     """The recipe that trained a model, by the name of its version, or where its folder lies."""
     if model.startswith("models:/"):
-        name = model.removeprefix("models:/").partition("/")[0].removeprefix("nanogpt-")
+        name = name_of(model).removeprefix(PREFIX)
     else:
         folder = Path(model).resolve()
         if folder.name != "model" or folder.parent.parent != (root() / "data").resolve():

@@ -1,4 +1,4 @@
-"""Models in MLflow's registry, known by their recipe and weights: candidate, champion, why.
+"""Models in MLflow's registry, known by their recipe and training: candidate, champion, why.
 
     register(client, run_id, recipe, model, weights_sha256=..., ...)    # train
     run = run_of(client, identity)
@@ -26,6 +26,7 @@ from nanogpt.tracking.run import FINGERPRINT, TRAINING, experiment, rounded
 from nanogpt.tracking.trouble import explain
 from nanogpt.tracking.versions import history
 from nanogpt.tracking.versions.gate import Outcome, challenge
+from nanogpt.tracking.versions.names import PREFIX
 from nanogpt.tracking.versions.trial import CONTEXT, Trial
 from nanogpt.tracking.versions.upload import upload
 
@@ -106,7 +107,7 @@ def register(
     Raises:
         Exception: MLflow does not answer.
     """
-    name = f"nanogpt-{recipe}"
+    name = f"{PREFIX}{recipe}"
     card = (describe.card(model) + describe.code(made_of or {})).strip()
     short = {key: f"{value:.4f}" for key, value in metrics.items()}
     short |= {key: str(tags[key]) for key in ("base", CONTEXT) if tags.get(key)}
@@ -150,8 +151,7 @@ def run_of(client: "MlflowClient", identity: Identity, make: bool = True) -> Any
     # of equals the first, which is the newest
     run = max(runs, key=lambda run: identity.fits(run.data.tags), default=None)
     if run and not identity.is_of(run.data.tags):
-        of_recipe = f"name = 'nanogpt-{identity.recipe}'"
-        versions = _versions(client, of_recipe, identity.weights_sha256)
+        versions = _of_recipe(client, identity)
         if any(identity.is_of(version.tags) for version in versions):
             run = None  # of another training; its own was deleted
     if run is None and make:
@@ -260,12 +260,11 @@ def _version(client: "MlflowClient", run_id: str, identity: Identity) -> Any:
     A version outlives its run, which somebody may have deleted. One that is known to be of another
     training, with the same weights, is not taken.
     """
-    weights = identity.weights_sha256
-    if found := _newest(_versions(client, f"run_id = '{run_id}'", weights)):
+    if found := _newest(_versions(client, f"run_id = '{run_id}'", identity.weights_sha256)):
         return found
     ours = [
         version
-        for version in _versions(client, f"name = 'nanogpt-{identity.recipe}'", weights)
+        for version in _of_recipe(client, identity)
         if not identity.fingerprint
         or version.tags.get(FINGERPRINT, identity.fingerprint) == identity.fingerprint
     ]
@@ -275,6 +274,12 @@ def _version(client: "MlflowClient", run_id: str, identity: Identity) -> Any:
 def _model_id(version: Any) -> str:
     """Of the uploaded model that a version is, as `register` made it."""
     return str(version.source.removeprefix("models:/"))
+
+
+def _of_recipe(client: "MlflowClient", identity: Identity) -> list[Any]:
+    """The versions of these weights that the recipe registered."""
+    query = f"name = '{PREFIX}{identity.recipe}'"
+    return _versions(client, query, identity.weights_sha256)
 
 
 def _versions(client: "MlflowClient", query: str, weights_sha256: str) -> list[Any]:
