@@ -1,7 +1,7 @@
 """The Python environment of an earlier commit: the one that is there if it is the same, or another.
 
-    wanted = versions(lock, pyproject, recorded)
-    if differing(wanted): python = made(wanted, folder)
+    wanted = versions(folder, recorded)         # which has the commit's lock and pyproject.toml
+    if differing(wanted): make(wanted, python, place(wanted, python, below))
 
 What counts are the versions that were recorded, of the packages that the commit's requirements.lock
 names; without a lock, of all that was there. An environment is made once, and kept.

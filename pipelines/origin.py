@@ -20,8 +20,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipelines.graph import NotNow, RecipeError, dvc_environment
 from pipelines.worktree import run
 
-NOT_NOW = 75  # exit code of a command that may do better later
-
 
 class _Part(BaseModel):
     """A part of the record; what a rebuild does not need is left out."""
@@ -169,18 +167,11 @@ def _check(origin: Origin, top: Path) -> None:
         raise RecipeError(
             f"{model} cannot be built again: no commit with its code is recorded ({code.missing})"
         )
-    if code.dirty:
-        path = origin.diff
-        if not code.diff_sha256 or path is None or not path.exists():
-            raise RecipeError(
-                f"{model} cannot be built again: files differed from commit {code.commit[:10]}, and"
-                f" the difference is not recorded ({code.missing or 'code.diff is gone'})"
-            )
-        if sha256(path.read_bytes()).hexdigest() != code.diff_sha256:
-            raise RecipeError(
-                f"{model} cannot be built again: its {path.name} in MLflow is not the one that was"
-                " recorded; somebody changed it"
-            )
+    if code.dirty and not code.diff_sha256:  # of one that is, `nanogpt lineage` looks at the bytes
+        raise RecipeError(
+            f"{model} cannot be built again: files differed from commit {code.commit[:10]}, and the"
+            f" difference is not recorded ({code.missing})"
+        )
     if run(["git", "cat-file", "-e", f"{code.commit}^{{commit}}"], top).returncode:
         raise RecipeError(f"{model}: {_missing_commit(code.commit, top)}")
 
@@ -213,5 +204,5 @@ def nanogpt(*words: str) -> str:
     )
     if done.returncode:
         said = done.stderr.strip().removeprefix(f"{words[0]}: ") or f"nanogpt {words[0]} failed"
-        raise (NotNow if done.returncode == NOT_NOW else RecipeError)(said)
+        raise (NotNow if done.returncode == NotNow.code else RecipeError)(said)
     return done.stdout

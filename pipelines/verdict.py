@@ -1,7 +1,7 @@
 """What a rebuild came to: each output by its digests, and what all of it together says.
 
-rows = compare(origin, copy)                        # a row for each output of each stage
-verdict = judge(origin, rows, distance)             # identical, equivalent or different
+rows = compare(origin, copy, distance)              # a row for each output of each stage
+verdict = judge(origin, rows, copy, distance)       # identical, equivalent or different
 """
 
 import json
