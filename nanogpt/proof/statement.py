@@ -2,7 +2,7 @@
 
     statement = build(record, settings, files, made)
     validate(statement)
-    "\n".join(tell(statement))
+    for what, value in tell(statement): ...
 
 https://in-toto.io/Statement/v1 and https://slsa.dev/provenance/v1 say what the fields mean;
 docs/proof.md what this project puts into them.
@@ -12,13 +12,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
 from typing import Any
 
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import digest_files
 from nanogpt.common.manifest import File
-from nanogpt.common.secrets import public
+from nanogpt.common.secrets import public, without_folder
 
 PROVENANCE = "provenance.json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -233,10 +232,8 @@ def _shareable(value: Any, key: str = "") -> Any:
 
 def _local(text: str) -> str:
     """A path that leads out of the repository by its last name alone, marked as such."""
-    path = PurePosixPath(text.removeprefix("file:"))
-    if text.startswith(("file:", "~")) or path.is_absolute() or ".." in path.parts:
-        return f"local:{path.name}"
-    return public(text)
+    name = without_folder(text)
+    return name if name == public(text) else f"local:{name}"
 
 
 def _time(milliseconds: int | None) -> str | None:

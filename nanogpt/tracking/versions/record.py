@@ -5,8 +5,8 @@
     record = load(folder)
 
 The folder holds record.json, params.yaml (the settings as they were), dvc.lock (the stages that are
-known; later stages add theirs) and, if files differed from the commit,
-code.diff. Of one's own files there are names and digests, and not where they lay.
+known; later stages add theirs) and, if files differed from the commit, code.diff. Of one's own
+files there are names and digests, and not where they lay.
 """
 
 import hashlib
