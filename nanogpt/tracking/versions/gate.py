@@ -26,6 +26,7 @@ from nanogpt.scoring.paired import Difference, paired
 from nanogpt.settings import Eval
 from nanogpt.tracking.trouble import explain
 from nanogpt.tracking.versions import history
+from nanogpt.tracking.versions.advantage import advantage
 from nanogpt.tracking.versions.history import CHAMPION, Move
 from nanogpt.tracking.versions.trial import Trial, rescored
 
@@ -114,6 +115,7 @@ class _Decision:
     def __init__(self, client: "MlflowClient", name: str, number: str, trial: Trial) -> None:
         self.client, self.name, self.number, self.trial = client, name, number, trial
         self.scored = {number: trial.scores}
+        self.told: dict[str, str] = {}  # what speaks against the scores of champions
         self.look()
 
     def outcome(self) -> Outcome:
@@ -184,14 +186,30 @@ class _Decision:
             first = "champion, as no version was any more" if self.known else "the first champion"
             return best, f"{first}: {mine}"
         figures = f"{mine}, version {self.holder} {bits(self.scores(self.holder)):.4f}"
-        if lost := int((np.isposinf(self.scores(self.holder).nats)).sum()):
-            figures += f", whose vocabulary lacks characters in {lost:,} blocks of"
-            figures += f" {len(self.trial.scores.nats):,}"
-        said = f"{self.difference(self.number)} ({figures})"
+        said = f"{self.difference(self.number)} ({'; '.join([figures, *self.asides()])})"
         if best == self.number:
             return best, f"champion in place of version {self.holder}: {said}"
         least = f"it takes an interval above 0 and a gain of {100 * self.trial.rule.least_gain:g} %"
         return best, f"version {self.holder} stays champion: {said}; {least}"
+
+    def asides(self) -> list[str]:
+        """What else speaks for or against the scores of this version and the champion."""
+        new, old, found = self.scores(self.number), self.scores(self.holder), []
+        if lost := int(np.isposinf(old.nats).sum()):
+            blocks = f"{lost:,} blocks of {len(old.nats):,}"
+            found.append(f"version {self.holder}'s vocabulary lacks characters in {blocks}")
+        for version, scores in ((self.number, new), (self.holder, old)):
+            if scores.unknown and new.unknown != old.unknown:
+                found.append(
+                    f"version {version}'s tokenizer has nothing for {scores.unknown:,} bytes, which"
+                    " cost it little, so its score is better than it should be"
+                )
+        if self.holder not in self.told:
+            text = self.trial.text
+            self.told[self.holder] = advantage(self.client, self.name, self.holder, text)
+        if said := self.told[self.holder]:
+            found.append(f"version {self.holder} {said}")
+        return found
 
     def is_better(self, version: str) -> bool:
         """Than the champion of before, by more than noise."""

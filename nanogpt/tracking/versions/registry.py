@@ -25,6 +25,7 @@ from nanogpt.tracking.client import connect, every
 from nanogpt.tracking.run import FINGERPRINT, TRAINING, experiment, rounded
 from nanogpt.tracking.trouble import explain
 from nanogpt.tracking.versions import history
+from nanogpt.tracking.versions.advantage import TEXT
 from nanogpt.tracking.versions.gate import Outcome, challenge
 from nanogpt.tracking.versions.names import PREFIX
 from nanogpt.tracking.versions.trial import CONTEXT, Trial
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SCORE = "eval_bits_per_byte"  # does not depend on the tokenizer; lower is better
-TEXT = "eval_text_sha256"  # the held-out text that the score is of
 TABLE = "samples.json"  # what MLflow shows as a table, and compares between runs
 TABLES = "mlflow.loggedArtifacts"  # the tag that says so
 

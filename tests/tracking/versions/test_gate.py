@@ -11,7 +11,8 @@ import pytest
 from nanogpt.common.errors import UserError
 from nanogpt.scoring.blocks import Scores, score
 from nanogpt.text import tokenizer
-from nanogpt.text.tokens import HeldOut
+from nanogpt.text.tokens import HeldOut, open_tokens
+from nanogpt.text.writer import tokenize
 from nanogpt.tracking import outbox
 from nanogpt.tracking.client import connect
 from nanogpt.tracking.versions import gate, history
@@ -20,6 +21,7 @@ from nanogpt.tracking.versions.trial import Trial, rescored
 from tests.kit.front import Front
 from tests.kit.trainings import (
     SCORES,
+    TEXT,
     begin,
     client,
     identity,
@@ -30,6 +32,8 @@ from tests.kit.trainings import (
     trial,
     waiting,
 )
+from tests.scoring.test_seen import STORIES
+from tests.text.test_documents import jsonl, make_raw, settings
 
 NAME = "nanogpt-plays"
 
@@ -48,7 +52,8 @@ class Plays:
     def add(self, bits: float, **rule: float) -> gate.Outcome:
         """A new version, which challenges the champion."""
         self.bits.append(bits)
-        client().create_model_version(NAME, "file:///elsewhere")
+        tags = {"eval_text_sha256": trial(bits).text.digest}
+        client().create_model_version(NAME, "file:///elsewhere", tags=tags)
         return self.again(len(self.bits), **rule)
 
     def again(self, number: int, **rule: float) -> gate.Outcome:
@@ -114,6 +119,34 @@ def test_a_score_that_is_no_number_wins_nothing_and_is_beaten(plays: Plays, bits
     assert champion() == ""
     client().set_registered_model_alias(NAME, "champion", "1")
     assert plays.add(2.5).promoted
+
+
+def test_a_champion_that_was_trained_on_what_is_held_out_now_is_told(
+    plays: Plays, root: Path, tmp_path: Path
+) -> None:
+    plays.add(2.5)
+    client().set_model_version_tag(NAME, "1", "eval_text_sha256", "0" * 64)  # the corpus has grown
+    assert (
+        "version 1 2.5000; version 1 was not evaluated on this text before, and may have been"
+        " trained on some of it)"
+    ) in plays.add(2.6).reason
+
+    raw = make_raw(tmp_path / "raw", {"a.jsonl": jsonl([*TEXT, *STORIES])})
+    tokenize(raw, root / "data" / "plays" / "tokens", settings("char", val=0.01, test=0.01))
+    digest = open_tokens(root / "data" / "plays" / "tokens").digest
+    client().set_model_version_tag(NAME, "1", "tokens_sha256", digest)
+    assert "; version 1 was trained on 8 of 8 passages of this text, so" in plays.add(2.6).reason
+    client().set_model_version_tag(NAME, "1", "eval_text_sha256", trial(2.5).text.digest)
+    assert "trained" not in plays.add(2.6).reason
+
+
+def test_a_tokenizer_that_drops_text_is_told(plays: Plays, monkeypatch: pytest.MonkeyPatch) -> None:
+    plays.add(2.5)
+    monkeypatch.setattr(plays, "rescored", lambda _: replace(scores(2.5), unknown=300))
+    assert (
+        "version 1 2.5000; version 1's tokenizer has nothing for 300 bytes, which cost it little,"
+        " so its score is better than it should be)"
+    ) in plays.add(2.6).reason
 
 
 def test_where_no_version_is_champion_any_more_the_next_one_is(plays: Plays) -> None:

@@ -35,6 +35,9 @@ class Server:
         aliases = {"champion": self.alias}
         return SimpleNamespace(aliases=aliases, creation_timestamp=1, description="", tags={})
 
+    def get_model_version(self, name: str, version: str) -> Any:
+        return SimpleNamespace(tags={})
+
     def get_experiment_by_name(self, name: str) -> Any:
         return SimpleNamespace(experiment_id="1", tags=dict(self.tags))
 
