@@ -18,7 +18,6 @@ from nanogpt.tracking.client import connect
 from nanogpt.tracking.versions import gate, history
 from nanogpt.tracking.versions import trial as trials
 from nanogpt.tracking.versions.trial import Trial, rescored
-from tests.kit.front import Front
 from tests.kit.trainings import (
     SCORES,
     TEXT,
@@ -246,16 +245,19 @@ def test_a_vocabulary_without_blanks_lacks_characters_too(tmp_path: Path) -> Non
 
 
 def test_a_decision_waits_with_all_it_needs_and_meets_the_champion_of_then(
-    front: Front, root: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    front.fail("refuse")
-    outbox.end(begin(root / "state", 8, saved=8), "FINISHED", model, registration(model, 2.0))
-    said = outbox.evaluated(identity(model), SCORES, scored("text"), trial(6.0))
+    def away() -> None:
+        raise ConnectionRefusedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "connect", away)
+        outbox.end(begin(root / "state", 8, saved=8), "FINISHED", model, registration(model, 2.0))
+        said = outbox.evaluated(identity(model), SCORES, scored("text"), trial(6.0))
     assert said.startswith("not decided")
     assert waiting() == ["evaluation", "training"]
     shutil.rmtree(root / "state")
     shutil.rmtree(model)  # the recipe's folder holds another one by now
-    front.mend()
     other = make_model(tmp_path / "other", seed=2)
     outbox.end(begin(root / "other", 8, saved=8), "FINISHED", other, registration(other, 2.0))
     assert waiting() == []
@@ -263,7 +265,7 @@ def test_a_decision_waits_with_all_it_needs_and_meets_the_champion_of_then(
     by_weights = {v.tags["weights_sha256"]: str(v.version) for v in versions}
     newer = by_weights.pop(identity(other).weights_sha256)
     assert [champion()] == [*by_weights.values()]
-    # now it is fetched from the server, and scored on the text that is asked about
+    # now it is fetched from the registry, and scored on the text that is asked about
     said = outbox.evaluated(identity(other), SCORES, scored("another text"), trial(1.0))
     assert said.startswith("champion in place of version ")
     assert "% better" in said
