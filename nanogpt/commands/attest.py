@@ -24,6 +24,7 @@ from nanogpt.common.secrets import public
 from nanogpt.proof import keys
 from nanogpt.proof.signature import SIGNATURE, by_login, by_private_key, sign
 from nanogpt.proof.statement import PROVENANCE, Made, build, subjects, validate
+from nanogpt.tracking.code import GIT
 from nanogpt.tracking.versions import ancestors, attested
 from nanogpt.tracking.versions.record import PARAMS, Record
 
@@ -120,7 +121,7 @@ def _check_free(out: Path) -> None:
 def _address(record: Record) -> str | None:
     """Where this checkout was cloned from, if it has the commit and that is a network's address."""
     commit = next((code.commit for code in record.code if code.commit), None)
-    git = ["git", "-c", "safe.directory=*", "-C", str(CODE)]
+    git = (*GIT, "-C", str(CODE))
     if commit is None or _said(*git, "cat-file", "-t", commit) != "commit":
         return None
     address = _said(*git, "remote", "get-url", "origin")

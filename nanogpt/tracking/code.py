@@ -17,6 +17,9 @@ from nanogpt.common.secrets import holds_secret
 
 log = logging.getLogger(__name__)
 
+# git reads nothing in a checkout of another user's, as in a container, unless it is told to:
+# whoever runs the code that lies there has trusted it already
+GIT = ("git", "-c", "safe.directory=*")
 LARGEST = 5_000_000  # bytes of a diff that is kept
 # what always differs while DVC is at work, or is a result
 NOT_CODE = (":(exclude,glob)**/dvc.lock", ":(exclude)data", ":(exclude).dvcignore")
@@ -126,9 +129,7 @@ class _GitError(Exception):
 
 
 def _git(*words: str, stdin: bytes = b"", extra: Mapping[str, str] | None = None) -> bytes:
-    # git reads nothing in a checkout of another user's, as in a container, unless it is told to:
-    # whoever runs the code that lies there has trusted it already
-    command = ["git", "-c", "safe.directory=*", "-c", "core.quotePath=false", *words]
+    command = [*GIT, "-c", "core.quotePath=false", *words]
     known = os.environ | {"GIT_OPTIONAL_LOCKS": "0", **(extra or {})}
     try:
         done = subprocess.run(command, input=stdin, capture_output=True, env=known)

@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from nanogpt.settings import Settings, parse
+from nanogpt.tracking.code import GIT
 
-GIT = ("git", "-c", "safe.directory=*")  # `lineage` says why
 SHOWN = 5  # differences
 VALUE = 24  # characters of a value
 ASIDE = {"root", "params", "data", "machine", "eval", "sample"}  # they change no training

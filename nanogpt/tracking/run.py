@@ -23,7 +23,7 @@ from nanogpt.common.errors import UserError
 from nanogpt.common.files import write_text
 from nanogpt.common.secrets import public
 from nanogpt.tracking import datasets as data_sets
-from nanogpt.tracking import describe, entries, lineage, location, pages
+from nanogpt.tracking import describe, entries, location, pages, process
 from nanogpt.tracking.client import connect, every
 from nanogpt.tracking.naming import flatten
 from nanogpt.tracking.trouble import Trouble, explain
@@ -77,7 +77,7 @@ def start(
         if path.exists()
         else {"training": uuid.uuid4().hex}
     )
-    own = {FINGERPRINT: fingerprint, TRAINING: known["training"]} | lineage.describe()
+    own = {FINGERPRINT: fingerprint, TRAINING: known["training"]} | process.describe()
     own |= {describe.NOTE: public(description)}
     about = {"started": time.time_ns() // 1_000_000} | known
     about |= {
@@ -250,7 +250,7 @@ def _end_dead_runs(client: "MlflowClient", ours: Mapping[str, str]) -> None:
     query += f" AND tags.`{TRAINING}` LIKE '%'"
     for run in [*every(client.search_runs, experiments, query)]:  # all before one of them changes
         tags, run_id = run.data.tags, run.info.run_id
-        if tags[TRAINING] != ours[TRAINING] and lineage.is_dead(tags):
+        if tags[TRAINING] != ours[TRAINING] and process.is_dead(tags):
             points = client.get_metric_history(run_id, "train_loss")
             end = max((point.timestamp for point in points), default=run.info.start_time)
             client.set_terminated(run_id, "KILLED", end)

@@ -5,9 +5,9 @@ import sys
 import psutil
 import pytest
 
-from nanogpt.tracking import lineage
+from nanogpt.tracking import process
 
-MACHINE, BOOT, OUTSIDE, INSIDE = "m", "b", lineage.OUTSIDE, "pid:[4026532000]"
+MACHINE, BOOT, OUTSIDE, INSIDE = "m", "b", process.OUTSIDE, "pid:[4026532000]"
 
 
 def place(machine: str, boot: str, namespace: str) -> str:
@@ -32,23 +32,23 @@ def place(machine: str, boot: str, namespace: str) -> str:
 def test_only_what_can_be_known_from_here_is_dead(
     theirs: str, ours: str, dead: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lineage, "_processes", lambda: ours)
+    monkeypatch.setattr(process, "_processes", lambda: ours)
     nobody = (str(2**22 + 1), theirs, "1")
-    tags = dict(zip(lineage.PROCESS, nobody, strict=True))
-    assert lineage.is_dead(tags) is dead
+    tags = dict(zip(process.PROCESS, nobody, strict=True))
+    assert process.is_dead(tags) is dead
 
 
 def test_a_process_is_told_from_another_with_its_id() -> None:
-    tags = lineage.describe()
-    assert not lineage.is_dead(tags)
-    assert lineage.is_dead(tags | {"nanogpt.process_started": "1"})
-    assert lineage.is_dead(tags | {"nanogpt.pid": "1"})
+    tags = process.describe()
+    assert not process.is_dead(tags)
+    assert process.is_dead(tags | {"nanogpt.process_started": "1"})
+    assert process.is_dead(tags | {"nanogpt.pid": "1"})
 
 
 def test_a_clock_that_is_set_kills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    tags = lineage.describe()
+    tags = process.describe()
     with monkeypatch.context() as patch:
         # on Linux psutil counts from the start of the machine, whose time moves with the clock
         if sys.platform == "linux":
             patch.setattr(psutil.Process, "create_time", lambda _: 0.0)
-        assert not lineage.is_dead(tags)
+        assert not process.is_dead(tags)

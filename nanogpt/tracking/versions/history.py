@@ -24,7 +24,7 @@ import psutil
 from nanogpt.common.errors import UserError
 from nanogpt.common.secrets import public
 from nanogpt.tracking import describe, location
-from nanogpt.tracking.naming import GIT
+from nanogpt.tracking.code import GIT
 from nanogpt.tracking.run import experiment
 from nanogpt.tracking.versions.names import PREFIX, there
 
