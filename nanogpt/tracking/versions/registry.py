@@ -6,8 +6,9 @@
     record_samples(client, run, name, text, table)                      # sample
     summary(identity)
 
-All but the last are called by `outbox`, which keeps what MLflow does not take. Each may be called
-again with the same values, after a kill in its middle or at its end, and changes nothing more.
+All but the last are called by `sending`; `outbox` keeps what MLflow does not take. Each may be
+called again with the same values, after a kill in its middle or at its end, and changes nothing
+more.
 """
 
 import json
