@@ -26,6 +26,7 @@ from nanogpt.proof.signature import SIGNATURE, by_login, by_private_key, sign
 from nanogpt.proof.statement import PROVENANCE, Made, build, subjects, validate
 from nanogpt.tracking.code import GIT
 from nanogpt.tracking.versions import ancestors, attested
+from nanogpt.tracking.versions.names import look_up
 from nanogpt.tracking.versions.record import PARAMS, Record
 
 PROOF = (PROVENANCE, SIGNATURE)
@@ -55,8 +56,8 @@ def attest(model: str, key: Path | None, out: Path | None) -> Path:
             f"{model} is no version in MLflow's registry, models:/<name>@<alias>, whose training"
             " says what it was made of; nothing else can be signed with that"
         )
-    name, version = attested.find(model)
-    model = f"models:/{name}/{version}"  # wherever the alias is by then
+    known = look_up(model)
+    name, version, model = known.name, known.number, known.uri  # wherever the alias is by then
     out = out or CODE / "attested" / f"{name}-{version}"
     _check_free(out)
     with (

@@ -31,7 +31,7 @@ from nanogpt.text.documents import Piece, documents, pieces
 from nanogpt.text.prompt import read_prompt
 from nanogpt.text.tokens import HeldOut, Tokens, open_tokens
 from nanogpt.tracking.versions import compared
-from nanogpt.tracking.versions.names import PREFIX, name_of
+from nanogpt.tracking.versions.names import PREFIX, look_up, name_of
 from nanogpt.training.publish import made
 
 CONFIDENCE = 0.95
@@ -69,7 +69,7 @@ def compare(a: str, b: str, text: Path | None, recipe: Path | None, out: Path | 
         raise UserError(f"--out {out} is {where}; name a file")
     held_out = read_text(text) if text else None
     # aliases may move while this runs
-    names = [compared.pin(name) if name.startswith("models:") else name for name in (a, b)]
+    names = [look_up(name).uri if name.startswith("models:") else name for name in (a, b)]
     with ExitStack() as stack:
         models = []
         for given, name in zip((a, b), names, strict=True):

@@ -97,13 +97,14 @@ def _open(model: str) -> Iterator[tuple[Path, tuple[str, str] | None]]:
     # with MLflow and torch, which a folder does without
     from nanogpt.commands.export import open_model
     from nanogpt.tracking.versions import attested
+    from nanogpt.tracking.versions.names import look_up
 
-    name, number = attested.find(model)
+    found = look_up(model)
     with tempfile.TemporaryDirectory() as temporary:
-        proof = attested.fetch(name, number, Path(temporary))
-        with open_model(f"models:/{name}/{number}") as (_, folder):
+        proof = attested.fetch(found.name, found.number, Path(temporary))
+        with open_model(found.uri) as (_, folder):
             for path in proof:
                 if (folder / path.name).exists():  # it would hide what MLflow has there
                     raise UserError(f"the proof of {model} and the model both have {path.name}")
                 shutil.copyfile(path, folder / path.name)
-            yield folder, (name, number)
+            yield folder, (found.name, found.number)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from nanogpt.common.errors import UserError
 from nanogpt.tracking.client import asking, usable
-from nanogpt.tracking.versions.names import resolve
 
 TAG = "attested"  # by whom
 
@@ -42,19 +41,6 @@ def fetch(name: str, version: str, folder: Path) -> list[Path]:
             )
         place = client.download_artifacts(str(found.run_id), _place(version), str(folder))
     return sorted(Path(place).iterdir())
-
-
-def find(model: str) -> tuple[str, str]:
-    """The name and the number of the version that `models:/…` means now.
-
-    Raises:
-        NotNow: MLflow does not answer.
-        UserError: there is no such version.
-    """
-    client = usable()
-    with asking(model):
-        version = resolve(client, model)
-    return version.name, version.number
 
 
 def trained(run_id: str) -> tuple[int | None, int | None]:

@@ -1,26 +1,13 @@
 """Comparisons of a registered version with another model, kept with the run that trained it.
 
-version = pin("models:/nanogpt-shakespeare@champion")       # models:/nanogpt-shakespeare/3
-print(keep(version, "shakespeare.md", page))
+print(keep("models:/nanogpt-shakespeare/3", "shakespeare.md", page))
 """
 
-from nanogpt.tracking.client import asking, usable
+from nanogpt.tracking.client import usable
 from nanogpt.tracking.trouble import explain
 from nanogpt.tracking.versions.names import resolve
 
 FOLDER = "comparisons"
-
-
-def pin(model: str) -> str:
-    """The version that an alias names now, as `models:/<name>/<version>`.
-
-    Raises:
-        UserError: there is none.
-        NotNow: MLflow does not answer.
-    """
-    client = usable()
-    with asking(model):
-        return resolve(client, model).uri
 
 
 def keep(version: str, file: str, page: str) -> str:

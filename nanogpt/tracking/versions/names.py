@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nanogpt.common.errors import UserError
 from nanogpt.common.recipe import did_you_mean
 from nanogpt.tracking import location
-from nanogpt.tracking.client import every
+from nanogpt.tracking.client import asking, every, usable
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,6 +66,18 @@ def resolve(client: "MlflowClient", model: str) -> Version:
             f" {_of(client, registered)}"
         )
     return Version(name, str(number), about)
+
+
+def look_up(model: str) -> Version:
+    """`resolve`, for a command.
+
+    Raises:
+        UserError: as `resolve`.
+        NotNow: MLflow does not answer.
+    """
+    client = usable()
+    with asking():
+        return resolve(client, model)
 
 
 def name_of(model: str) -> str:

@@ -7,7 +7,7 @@ keep(known.model, "identical", "2026-11-26 12:00 UTC, AMD EPYC")
 from dataclasses import dataclass
 
 from nanogpt.tracking.client import asking, usable
-from nanogpt.tracking.versions.names import resolve
+from nanogpt.tracking.versions.names import look_up, resolve
 
 TAG = "reproduced"
 KEPT = 5  # verdicts, the newest first
@@ -29,9 +29,7 @@ def about(model: str) -> Known:
         UserError: there is none.
         NotNow: MLflow does not answer.
     """
-    client = usable()
-    with asking(model):
-        found = resolve(client, model)
+    found = look_up(model)
     tags = found.about.tags
     return Known(found.uri, tags.get("val_loss"), tuple(tags.get(TAG, "").splitlines()))
 
