@@ -92,7 +92,7 @@ def _send_result(client: "MlflowClient", entry: Path, trainings: Mapping[str, Tr
         values[first], values[second]
         if scored:
             values["trial"] = Trial.load(entry)
-    except (FileNotFoundError, KeyError, TypeError, ValueError, BadZipFile):
+    except (FileNotFoundError, KeyError, TypeError, ValueError, EOFError, BadZipFile):
         raise _strange(entry) from None
     if trouble := trainings.get(identity.key):
         raise _TrainingFirst(trouble)

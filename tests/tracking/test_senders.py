@@ -1,9 +1,11 @@
 """What waits for MLflow, and several who send it."""
 
 import errno
+import json
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +156,13 @@ def test_a_damaged_entry_is_refused_by_name(root: Path, model: Path) -> None:
         (entry / "values.json").write_text("{")
     with entries.new("training-0.0", "a training of older code") as entry:
         (entry / "run.json").write_text('{"dataset": {}}')
-    for result, name in zip(outbox.deliver(60), ("training-0.0", "sample-plays-0.0"), strict=True):
+    told = {"identity": asdict(identity(model)), "metrics": SCORES, "dataset": scored("text")}
+    with entries.new("evaluation-plays-0.0", "scores") as entry:
+        (entry / "values.json").write_text(json.dumps(told))
+        trial(2.0).save(entry)
+        (entry / "scores.npz").write_bytes(b"")  # a disk was full, or the power went
+    names = ["training-0.0", "evaluation-plays-0.0", "sample-plays-0.0"]
+    for result, name in zip(outbox.deliver(60), names, strict=True):
         assert result.refused
         assert f"{name} is damaged, or of another version of this code" in result.says
 
