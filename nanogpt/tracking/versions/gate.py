@@ -230,11 +230,11 @@ class _Decision:
 
     def move(self, version: str, reason: str) -> None:
         """Record it, and set the alias."""
-        scores = {v: round(bits(each), 6) for v, each in self.scored.items()}
+        scores = {v: _number(round(bits(each), 6)) for v, each in self.scored.items()}
         found, rule = self.difference(version), self.trial.rule
         evidence: dict[str, Any] = {"text_sha256": self.trial.text.digest, "bits_per_byte": scores}
         if found:
-            evidence |= asdict(found) | rule.model_dump()
+            evidence |= {k: _number(v) for k, v in asdict(found).items()} | rule.model_dump()
         history.move(self.client, self.name, CHAMPION, version, reason, evidence, by="gate")
 
     def scores(self, version: str) -> Scores:
@@ -253,6 +253,11 @@ class _Decision:
                 said = f"version {version} cannot be scored here: {trouble.reason}"
                 raise _Unloadable(said) from None
         return self.scored[version]
+
+
+def _number(value: float) -> float | None:
+    """What JSON has of a number, in which there is none for a loss that is infinite or NaN."""
+    return value if math.isfinite(value) else None
 
 
 def _rivals(moves: Iterable[Move], holder: str) -> set[str]:

@@ -1,5 +1,6 @@
 """Who becomes champion, and why: real MLflow databases, and scores that are given."""
 
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -118,6 +119,9 @@ def test_a_score_that_is_no_number_wins_nothing_and_is_beaten(plays: Plays, bits
     assert champion() == ""
     client().set_registered_model_alias(NAME, "champion", "1")
     assert plays.add(2.5).promoted
+    *_, move = history.moves(connect(), NAME)
+    assert move.evidence["bits_per_byte"] == {"1": None, "2": 2.5}
+    json.dumps(move.evidence, allow_nan=False)  # as other programs read `history --json`
 
 
 def test_a_champion_that_was_trained_on_what_is_held_out_now_is_told(
