@@ -18,6 +18,7 @@ import numpy as np
 
 from nanogpt.common.errors import UserError
 from nanogpt.common.manifest import Manifest, check_sizes, read_manifest
+from nanogpt.common.secrets import without_folder
 
 Name = Literal["train", "val", "test"]
 SPLITS: tuple[Name, ...] = ("train", "val", "test")
@@ -105,7 +106,7 @@ class Tokens:
         data = (self.folder / f"{name}.text").read_bytes()
         # one text that was cut in three is ended by nothing, whatever the vocabulary
         ends = self.manifest.eot is not None and len(ids) > 0 and ids[-1] == self.manifest.eot
-        label = f"{self.manifest.corpus}, {name}"
+        label = f"{without_folder(self.manifest.corpus)}, {name}"
         found = HeldOut(label, data, starts, bool(ends), self, name)
         if found.digest != self.manifest.splits[name].text_sha256:
             raise UserError(

@@ -237,6 +237,12 @@ def test_another_text_of_the_same_length(tokens: Path) -> None:
         open_tokens(tokens).text("val")
 
 
+def test_a_text_is_not_called_by_the_folder_it_lay_in(tokens: Path) -> None:
+    path = tokens / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"corpus": "/home/me/a/b.jsonl"}))
+    assert open_tokens(tokens).text("test").name == "b.jsonl, test"
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
