@@ -77,8 +77,10 @@ def asking(what: str | None = None) -> Iterator[None]:
         if own and not isinstance(error, OSError | ImportError):
             raise
         trouble = explain(error)
-        kind = NotNow if trouble.passing else UserError
-        raise kind(f"{what or f'MLflow at {location.address()}'}: {trouble}") from None
+        said = f"{what or f'MLflow at {location.address()}'}: {trouble}"
+        if trouble.passing:
+            raise NotNow(f"{said}; run the same command later") from None
+        raise UserError(said) from None
 
 
 def check() -> None:

@@ -27,6 +27,8 @@ ADVICE = {  # by the status that a server answers with
     407: "a proxy wants a password: put it into HTTPS_PROXY, or the server into NO_PROXY",
     413: "the server, or a proxy before it, takes no upload of this size: raise its limit",
 }
+# of a connection that was not made: requests quotes urllib3, which quotes the system
+UNREACHED = re.compile(r"Max retries exceeded .*\(Caused by .*(?:: |, ['\"])(.+?)['\"]\)\)")
 STATUS = re.compile(r"failed with error code (\d{3})|Tunnel connection failed: (\d{3})")
 PASSING_STATUS = {408, 409, 423, 425, 429, 499}  # and 5xx, but for what is never there
 NEVER_STATUS = {501, 505}
@@ -77,7 +79,10 @@ def explain(error: Exception) -> Trouble:
     # all of it is looked at; one line of it is told: MLflow's can have a page
     kind = "" if type(error).__module__.startswith("mlflow") else f"{type(error).__name__}: "
     text = f"{kind}{error}".strip()
-    short = public(text.partition("\n")[0])[:200]
+    first = text.partition("\n")[0]
+    if unreached := UNREACHED.search(first):
+        first = f"it does not answer ({unreached[1]})"
+    short = public(first)[:200]
     code, status = str(getattr(error, "error_code", "")), _status(error, text)
     if status in GATEWAY and STATUS.search(text):
         return Trouble(short, True)  # what its page says is not MLflow's word

@@ -130,6 +130,34 @@ def test_words_decide_where_the_kind_of_error_does_not(text: str, passing: bool)
     assert explain(MlflowException(text)).passing == passing
 
 
+@pytest.mark.parametrize(
+    ("cause", "said"),
+    [
+        (
+            "NewConnectionError(\"HTTPConnection(host='x', port=9): Failed to establish a new"
+            ' connection: [Errno 111] Connection refused")',
+            "[Errno 111] Connection refused",
+        ),
+        (
+            "NameResolutionError(\"HTTPConnection(host='x', port=9): Failed to resolve 'x' ([Errno"
+            ' -2] Name or service not known)")',
+            "Failed to resolve 'x' ([Errno -2] Name or service not known)",
+        ),
+        (
+            "ConnectTimeoutError(<HTTPConnection(host='x', port=9) at 0x7f>, 'Connection to x timed"
+            " out. (connect timeout=2)')",
+            "Connection to x timed out. (connect timeout=2)",
+        ),
+    ],
+)
+def test_a_server_that_is_not_reached_is_told_by_the_cause(cause: str, said: str) -> None:
+    text = "API request to http://x/api failed with exception HTTPConnectionPool(host='x', port=9)"
+    text += f": Max retries exceeded with url: /api/2.0/mlflow/search (Caused by {cause})"
+    trouble = explain(MlflowException(text))
+    assert trouble.passing
+    assert str(trouble) == f"it does not answer ({said})"
+
+
 def answer(status: int) -> requests.HTTPError:
     """What an upload of artifacts raises."""
     response = requests.Response()
