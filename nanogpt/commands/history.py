@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from nanogpt.common.errors import UserError
 from nanogpt.settings import load
 from nanogpt.tracking.client import asking, usable
 from nanogpt.tracking.versions import champion, history
 from nanogpt.tracking.versions.champion import Change
-from nanogpt.tracking.versions.history import Move
+from nanogpt.tracking.versions.history import CHAMPION, Move
 from nanogpt.tracking.versions.names import PREFIX, name_of, registered_model, there
 
 
@@ -74,10 +75,16 @@ def rollback(recipe: Path, model: str | None, reason: str) -> None:
     """Make the champion before the present one champion again, and say how to take that back.
 
     Raises:
-        UserError: there was none.
+        UserError: there was none, or `model` is a version.
         NotNow: MLflow does not answer.
     """
     name = _name(recipe, model)
+    if model and model.removeprefix("models:").strip("/") not in (name, f"{name}@{CHAMPION}"):
+        raise UserError(
+            f"{model} names more than a model, and a rollback goes to the champion before: say"
+            f" models:/{name}; or have a version of your choice, `make promote"
+            f" MODEL=models:/{name}/<version> REASON=...`"
+        )
     client = usable()
     with asking():
         _tell(champion.rollback(client, name, reason))

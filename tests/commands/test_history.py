@@ -67,6 +67,10 @@ def test_a_champion_is_taken_back_twice_and_made_champion_again(trained: Path, r
     ]
     assert run("rollback", "--model", f"models:/{NAME}", "--reason", "so does that")[0] == 0
     assert champion() == "1"
+    for more in ("/3", "@candidate"):
+        code, said = run("rollback", "--model", f"models:/{NAME}{more}", "--reason", "to that")
+        assert (code, champion()) == (2, "1")
+        assert f"a rollback goes to the champion before: say models:/{NAME}; or" in said
     code, said = run("rollback", "--reason", "and that")
     assert (code, champion()) == (2, "1")
     assert "version 1, the champion, had no champion before it" in said

@@ -47,10 +47,15 @@ def resolve(client: "MlflowClient", model: str) -> Version:
         Exception: MLflow does not answer.
     """
     asked = FORM.fullmatch(model)
+    form = "models:/<name>@<alias> or models:/<name>/<version>"
+    if not model.startswith("models:"):
+        raise UserError(
+            f"{model} is no version of MLflow's registry, {form}; `make lineage MODEL=` says which"
+            " version a model directory is"
+        )
     name = name_of(model)
     registered = registered_model(client, name)
     if not asked:
-        form = "models:/<name>@<alias> or models:/<name>/<version>"
         raise UserError(f"{model} is not of the form {form}; {_of(client, registered)}")
     if alias := asked["alias"]:
         number = registered.aliases.get(alias)

@@ -45,6 +45,8 @@ HAS = "it has versions 2 to 3, 5 to 6 and @candidate (version 6), @champion (ver
         ("models:/nanogpt-playz@champion", "no model nanogpt-playz; did you mean nanogpt-plays?"),
         ("models:/plays/1", "mlflow.db has no model plays; did you mean nanogpt-plays?"),
         ("models:/x/1", "has no model x; there are nanogpt-plays, nanogpt-poems"),
+        ("nanogpt-plays/2", "is no version of MLflow's registry, models:/<name>@<alias> or"),
+        ("data/plays/model", "`make lineage MODEL=` says which version a model directory is"),
         ("models:/", "has no model without a name; there are nanogpt-plays, nanogpt-poems"),
     ],
 )
