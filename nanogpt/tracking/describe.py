@@ -58,7 +58,10 @@ def decided(description: str | None, reason: str) -> str:
     ours, old = f"{reason}{DECIDED}", re.compile(f"^.*{re.escape(DECIDED)}", re.MULTILINE)
     text, found = old.subn(lambda _: ours, description or "", count=1)
     text = text if found else f"{ours}\n\n{text}".strip()
-    return text if len(text) <= LENGTH else description or ""
+    if (over := len(text) - LENGTH) <= 0:
+        return text
+    short = reason[: max(0, len(reason) - over - 1)]  # else the decision before would stand there
+    return decided(description, f"{short}…") if short else description or ""
 
 
 def champions(description: str | None, moves: Sequence[tuple[str, str, str, str]]) -> str:

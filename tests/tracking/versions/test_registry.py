@@ -326,6 +326,11 @@ def test_what_a_person_wrote_into_a_description_stays() -> None:
     long = "x" * describe.LENGTH
     assert describe.decided(long, "better") == describe.champions(long, [first]) == long
     room = "x" * (describe.LENGTH - 300)
+    told = describe.decided(describe.decided(room, "the first champion"), "better " * 99)
+    assert told.startswith("better better ")
+    assert "first" not in told
+    assert told.endswith(room)
+    assert len(told) == describe.LENGTH
     assert len(describe.champions(room, [second, first])) <= describe.LENGTH
 
 
