@@ -178,6 +178,8 @@ def _check(origin: Origin, top: Path) -> None:
 
 def _missing_commit(commit: str, top: Path) -> str:
     said = f"its code is commit {commit}, which this repository does not have"
+    if run(["git", "rev-parse", "--git-dir"], top).returncode:
+        return f"its code is commit {commit}, and {top} is no git repository; ask in a clone of it"
     shallow = run(["git", "rev-parse", "--is-shallow-repository"], top).stdout.strip() == "true"
     if shallow:
         return f"{said}: it is a shallow clone; `git fetch --unshallow` brings the rest"

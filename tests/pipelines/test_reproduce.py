@@ -227,6 +227,8 @@ def test_a_shallow_clone_is_told_how_to_get_the_commit(
     with pytest.raises(RecipeError, match="git fetch --unshallow"):
         find_origin("m", tmp_path / "lineage", shallow)
     assert find_origin("m", tmp_path / "lineage", repository).commit == first
+    with pytest.raises(RecipeError, match="is no git repository; ask in a clone of it"):
+        find_origin("m", tmp_path / "lineage", tmp_path)
 
 
 @pytest.mark.parametrize(
