@@ -185,7 +185,10 @@ def _read(folder: Path) -> bytes:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; name one that `make attest` wrote")
     if path.is_symlink() or not path.is_file():
-        raise UserError(f"{folder} is not signed: there is no file {SIGNATURE} in it")
+        raise UserError(
+            f"{folder} is not signed: there is no file {SIGNATURE} in it; `make attest` writes a"
+            " folder that has one"
+        )
     if path.stat().st_size > LARGEST:
         raise UserError(f"{path} is no signature: it is larger than {LARGEST >> 20} MiB")
     return path.read_bytes()

@@ -131,7 +131,10 @@ HARM: dict[str, tuple[Callable[[Path], object], str]] = {
         "empty is a link",
     ),
     "a pipe": (lambda f: os.mkfifo(f / "pipe"), "pipe is neither a file nor a folder"),
-    "unsigned": (lambda f: (f / SIGNATURE).unlink(), "is not signed: there is no file model.sig"),
+    "unsigned": (
+        lambda f: (f / SIGNATURE).unlink(),
+        "model.sig in it; `make attest` writes a folder",
+    ),
     "a folder as signature": (
         lambda f: ((f / SIGNATURE).unlink(), (f / SIGNATURE).mkdir()),
         "is not signed: there is no file model.sig",
