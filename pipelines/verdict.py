@@ -81,8 +81,8 @@ def compare(origin: Origin, copy: Path, distance: Distance | None) -> list[Row]:
 def other_code(origin: Origin, lock: dict[str, Any]) -> list[str]:
     """Code that the stages in `lock` ran on, and that is not the recorded one; perhaps none."""
     found = []
+    made = {out["path"] for stage in origin.stages.values() for out in stage.get("outs", [])}
     for name, stage in origin.stages.items():
-        made = {out["path"] for each in origin.stages.values() for out in each.get("outs", [])}
         now = {dep["path"]: dep.get("md5") for dep in lock.get(name, {}).get("deps", [])}
         for dep in stage.get("deps", []):
             path = dep["path"]
