@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -113,32 +114,43 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[int]:
     """A server with its database, `mlflow.db`, and artifacts in `folder`; its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db"]
     artifacts = ["--artifacts-destination", str(folder / "artifacts")]
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *address]
+    with serving(command, port, folder, os.environ | {"MLFLOW_TRACKING_URI": ""}):
+        yield port
+
+
+@contextmanager
+def serving(
+    command: list[str], port: int, folder: Path, environment: dict[str, str]
+) -> Iterator[None]:
+    """While MLflow's server, which this command starts in `folder`, answers at its port."""
+    # without its five processes for jobs, which nothing here asks for
+    environment = environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *address],
-            stdout=log,
-            stderr=log,
-            # without its five processes for jobs, which nothing here asks for
-            env=os.environ | {"MLFLOW_TRACKING_URI": "", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "0"},
-            start_new_session=True,
+            command, cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True
         )
         try:
-            while not healthy(port):
+            while not _healthy(port):
                 assert server.poll() is None, (folder / "server.log").read_text()
                 time.sleep(0.1)
-            yield port
+            yield
         finally:
-            os.killpg(server.pid, 9)
+            os.killpg(server.pid, signal.SIGKILL)
             server.wait()
 
 
-def healthy(port: int) -> bool:
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _healthy(port: int) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/health")

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.kit.checkouts import SCRIPTS
-from tests.kit.front import healthy
+from tests.kit.front import free_port, serving
 from tests.kit.recipes import ROOT
 
 BUCKET = "team"
@@ -32,12 +31,6 @@ NO_POSTGRES = "there is no initdb: PostgreSQL is not installed"
 def blocks(page: str) -> list[str]:
     """The commands of a page, a text a block."""
     return re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.M | re.S)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -103,23 +96,8 @@ def mlflow_server(folder: Path, script: str, database: str, store: str) -> Itera
         "0.0.0.0 --port 5000": f"127.0.0.1 --port {port} --workers 1",
         "mlflow.example.org:5000": f"127.0.0.1:{port}",
     }
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            ["bash", "-ec", fill_in(script, here)],
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-            env=environment() | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            start_new_session=True,
-        )
-        try:
-            while not healthy(port):
-                assert server.poll() is None, (folder / "server.log").read_text()
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+    with serving(["bash", "-ec", fill_in(script, here)], port, folder, environment()):
+        yield f"http://127.0.0.1:{port}"
 
 
 def fill_in(script: str, here: dict[str, str]) -> str:
