@@ -94,6 +94,7 @@ class Rebuild:
             environment.make(self.packages, self.origin.record.python, self.folder)
         there = worktree.mend(self.copy, self.top)
         if there and self.ready.exists():
+            self._share()  # the checkout may have been moved since, or know other remotes
             return
         if there:
             worktree.remove(self.copy, self.top)  # it was not complete, or has been compared
@@ -134,6 +135,9 @@ class Rebuild:
             known = values["machine"]
             known |= {key: value for key, value in self.machine.items() if key in known}
         adopt(params.parent, self.copy)
+        self._share()
+
+    def _share(self) -> None:
         worktree.share_cache(self.copy, self.top)
         worktree.share_remotes(self.copy, self.top)
 

@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 import yaml
+from dvc.repo import Repo
 from filelock import FileLock
 
 from nanogpt.common.states import dvc_md5
-from pipelines import environment
+from pipelines import environment, worktree
 from pipelines.graph import NotNow, RecipeError
 from pipelines.origin import Code, Digests, Machine, Of, Origin, Record, find_origin
 from pipelines.plan import doubts
+from pipelines.rebuild import Rebuild
 from pipelines.verdict import Row, digests, judge, wrong_input
 from tests.kit.checkouts import FEW, OTHER, commit, git, make_checkout, run
 from tests.kit.recipes import values
@@ -229,6 +231,23 @@ def test_a_shallow_clone_is_told_how_to_get_the_commit(
     assert find_origin("m", tmp_path / "lineage", repository).commit == first
     with pytest.raises(RecipeError, match="is no git repository; ask in a clone of it"):
         find_origin("m", tmp_path / "lineage", tmp_path)
+
+
+def test_a_copy_that_moved_with_its_checkout_takes_the_cache_that_is_there(
+    repository: Path, tmp_path: Path
+) -> None:
+    Repo.init(str(repository)).close()
+    commit(repository)
+    worktree.add(copy := repository / ".dvc/tmp/reproduce/x", repository, "HEAD")
+    worktree.share_cache(copy, repository)
+    moved = repository.rename(tmp_path / "moved")
+    copy, ready = moved / copy.relative_to(repository), tmp_path / "ready"
+    ready.touch()
+    rebuild = Rebuild.__new__(Rebuild)
+    rebuild.top, rebuild.copy, rebuild.ready, rebuild.other = moved, copy, ready, {}
+    rebuild.prepare()
+    with Repo(str(copy)) as repo:
+        assert Path(repo.cache.local_cache_dir) == moved / ".dvc/cache"
 
 
 @pytest.mark.parametrize(
