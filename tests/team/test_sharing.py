@@ -94,6 +94,18 @@ def test_a_clone_pulls_what_another_trained(first: Member, second: Member) -> No
     assert exported["tokenizer.json"] == ours["tokenizer.json"]
 
 
+def test_a_clone_builds_again_what_another_trained(first: Member, server: str) -> None:
+    folder = first.folder.with_name("third")
+    git(first.folder.parent, "clone", "--quiet", "origin", str(folder))
+    third = Member(folder, server)
+    said = third.run("make reproduce MODEL=models:/nanogpt-test/1")
+    assert "from DVC's remote (team), if it has them" in said
+    assert "Running stage 'download'" not in said
+    assert "models:/nanogpt-test/1: identical: the same bytes, stage by stage" in said
+    assert " identical: " in third.run("nanogpt reproduced models:/nanogpt-test/1")
+    assert not third.run("git status --porcelain")
+
+
 def test_what_was_away_arrives_whole(first: Member, second: Member, server: str) -> None:
     front = Front(int(server.rpartition(":")[2]))
     try:
