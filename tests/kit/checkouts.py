@@ -25,7 +25,8 @@ def make_checkout(folder: Path, **changes: Any) -> Path:
     for file in (*(ROOT / "pipelines").glob("*.py"), ROOT / "Makefile"):
         shutil.copy(file, folder / file.relative_to(ROOT))
     (folder / ".dvc").mkdir()
-    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc")
+    for name in ("config", ".gitignore"):
+        shutil.copy(ROOT / ".dvc" / name, folder / ".dvc")
     for name in (".dvcignore", ".gitignore", "dvc.yaml"):
         shutil.copy(ROOT / name, folder)
     (folder / OTHER).mkdir(parents=True)
