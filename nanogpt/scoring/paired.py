@@ -45,8 +45,12 @@ class Difference:
         word = "worse" if self.gain < 0 else "better"
         said = f"{100 * abs(self.gain):.1f} % {word}, "
         if math.isfinite(self.low) and math.isfinite(self.high):
-            said += f"{100 * self.confidence:g} % interval {100 * self.low:.1f} to"
-            said += f" {100 * self.high:.1f} %"
+            said += f"{100 * self.confidence:g} % interval "
+            least, most = sorted(100 * abs(end) for end in (self.low, self.high))
+            if self.low < 0 < self.high:
+                said += f"{-100 * self.low:.1f} % worse to {100 * self.high:.1f} % better"
+            else:
+                said += f"{least:.1f} to {most:.1f} %"
         else:
             said += f"no interval ({self.units} block{'s' * (self.units != 1)} of text say too"
             said += " little)"

@@ -172,4 +172,6 @@ def test_what_is_said() -> None:
     said = str(Difference(0.008, 0.003, 0.012, 14, 17, 400, 0.95))
     assert said == "0.8 % better, 95 % interval 0.3 to 1.2 %, better in 14 of 17 documents"
     said = str(Difference(-0.008, -0.012, -0.003, 0, 1, 400, 0.99))
-    assert said == "0.8 % worse, 99 % interval -1.2 to -0.3 %"
+    assert said == "0.8 % worse, 99 % interval 0.3 to 1.2 %"
+    said = str(Difference(-0.001, -0.004, 0.002, 0, 1, 400, 0.95))
+    assert said == "0.1 % worse, 95 % interval 0.4 % worse to 0.2 % better"
