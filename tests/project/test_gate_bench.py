@@ -20,7 +20,7 @@ def test_pairs_are_trained_compared_and_counted(tokenized: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert re.match(r"pair 1: \d.* % (better|worse), 95 % interval", lines[0])
-    assert lines[2].endswith(" of 2 promoted: eval.least_gain is 1.00%")
+    assert lines[2].endswith(" of 2 promoted: eval.least_gain is 1.50%")
     assert lines[-1].startswith("by 2.00%: ")
 
 
