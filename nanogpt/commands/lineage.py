@@ -96,10 +96,11 @@ def show_made_of(text: str, as_json: bool) -> None:
     client = usable()
     with asking():
         answer = descendants.search(client, asked)
+    s = "" if answer.searched == 1 else "s"
     if left := answer.unsearched:
         more = f" and {len(left) - SHOWN} more" if len(left) > SHOWN else ""
         print(
-            f"lineage: {len(left)} of {answer.searched} versions could not be searched, as they"
+            f"lineage: {len(left)} of {answer.searched} version{s} could not be searched, as they"
             f" have no record of what they were made from: {', '.join(left[:SHOWN])}{more}",
             file=sys.stderr,
         )
@@ -108,7 +109,7 @@ def show_made_of(text: str, as_json: bool) -> None:
         names = f"; known: {', '.join(sorted(answer.names))}" if answer.names else ""
         raise UserError(
             f"--of {text}: no file here, no digest (8 digits or more), and no corpus or base of"
-            f" the {answer.searched} versions that MLflow has{meant}{names}"
+            f" the {answer.searched} version{s} that MLflow has{meant}{names}"
         )
     if as_json:
         values = [{"model": made.model, **vars(made)} for made in answer.found]

@@ -41,6 +41,14 @@ def registry(
     folder = tmp_path_factory.mktemp("registry")
     shutil.copytree(tokenized / "data", folder / "data")
     shutil.copytree(tokenized / "text", folder / "text")
+    manifest = folder / "data/test/raw/manifest.json"
+    raw = json.loads(manifest.read_text())
+    raw["vocabulary"] = {
+        "name": "words",
+        "source": f"wheel words==1.0 (sha256 {'5' * 64})",
+        "files": [],
+    }
+    manifest.write_text(json.dumps(raw))
     (folder / ".dvc").mkdir()
     (folder / "nanogpt").mkdir()
     (folder / "nanogpt/__init__.py").touch()
@@ -142,6 +150,8 @@ def test_a_record_goes_out_as_files_that_make_the_code_again(
         ("data/test/tokens", "tokens"),
         ("{corpus}", "corpus"),
         ("{file}", "of its corpus text/*.txt"),
+        ("words==1.0", "vocabulary from wheel words==1.0"),
+        ("words", "vocabulary from wheel words==1.0"),
         ("{commit}", "commit"),
         ("data/plays", "weights"),
         (BASE, "base"),

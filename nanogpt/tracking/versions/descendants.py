@@ -170,6 +170,7 @@ def _by_source(record: Record, asked: Asked) -> str | None:
     for group, source in (("corpus", corpus), ("vocabulary", words), ("base", base)):
         place = str(source.source) if source else ""
         parts = {place, *re.split(r"[\s,()]+", place)}
+        parts |= {part.partition("==")[0] for part in parts}  # a wheel, of whichever version
         if asked.text in parts or any(_begins(part, asked.digest) for part in parts):
             return f"{group} from {place}"
     return f"base {base.hub_id}" if base and base.hub_id == asked.text else None
