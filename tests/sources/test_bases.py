@@ -282,7 +282,7 @@ def test_mlflow_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyP
         port = free.getsockname()[1]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:hush@127.0.0.1:{port}")
     message = refused("models:/nanogpt-plays@champion")
-    assert f"MLflow at http://127.0.0.1:{port}: API request" in message
+    assert f"MLflow at http://127.0.0.1:{port}: it does not answer" in message
     assert "hush" not in message
 
 
