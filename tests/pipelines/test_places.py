@@ -69,7 +69,7 @@ def test_what_only_reads_reports_or_refuses_makes_nothing_run_again(touched: Pat
     [
         ("generation.py", {"sample"}),
         ("evaluation.py", {"train", "eval"}),
-        ("text/documents.py", {"tokenize", "sample"}),
+        ("text/documents.py", {"tokenize", "eval", "sample"}),
         ("sources/hub.py", {"download"}),
         ("training/lora.py", {"train"}),
     ],
