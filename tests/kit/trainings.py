@@ -45,6 +45,8 @@ SAMPLING = {
 SCORES = {"eval_loss": 1.4, "eval_bits_per_byte": 2.0}
 TEXT = ["to be or not to be " * (count % 9 + 1) for count in range(40)]  # shorter than a block
 TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"  # seconds
+# a machine that stalls for half a minute is no server that does not answer
+outbox.STOP_SECONDS["FINISHED"] = 120
 CARD = """---
 library_name: transformers
 license: mit
