@@ -66,7 +66,9 @@ def doubts(rebuild: Rebuild) -> list[str]:
     if record.resumed:
         found.append("its training went on on another machine, or with other packages")
     if not machine.deterministic:
-        found.append("machine.deterministic was false: not even its own machine repeats it")
+        found.append(
+            "machine.deterministic was false, or it ran on MPS: nothing repeats it exactly"
+        )
     if load_yaml(str(rebuild.origin.folder / "params.yaml"))["train"].get("max_minutes"):
         found.append("train.max_minutes ended it, or may have: that depends on the speed")
     return found

@@ -37,9 +37,9 @@ class World:
     device: torch.device
     compute: torch.dtype
     compile: bool
-    deterministic: bool  # whether a training gives the same bytes again
     parallel: str  # auto, ddp or fsdp, as asked
     parent: int
+    deterministic: bool = False  # whether a training here gives the same bytes again
     control: dist.ProcessGroup | None = None  # exchanges numbers without waiting for a device
     saving: dist.ProcessGroup | None = None  # used by the thread that saves
 
@@ -249,10 +249,11 @@ def join(machine: Machine, trains: bool = False) -> World:
     """
     device = prepare(machine)
     rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    in_order = trains and machine.deterministic and device.type == "cuda"
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = machine.dtype != "float32"
-        if trains and machine.deterministic:
-            _sum_in_order()
+    if in_order:
+        _sum_in_order()
     # before the processes meet: who refuses is not waited for
     compiled = trains and _compiles(machine, device)
     control = saving = None
@@ -265,7 +266,7 @@ def join(machine: Machine, trains: bool = False) -> World:
         device=device,
         compute=pick_compute(machine, device.type),
         compile=compiled,
-        deterministic=machine.deterministic or device.type == "cpu",
+        deterministic=in_order or device.type == "cpu",  # of MPS nothing is known
         parallel=machine.parallel,
         parent=os.getppid(),
         control=control,

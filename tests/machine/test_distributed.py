@@ -11,6 +11,7 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from nanogpt.machine import distributed
 from nanogpt.machine.distributed import pick_compute, process_count
 from tests.kit.recipes import ROOT, quick
 
@@ -97,3 +98,23 @@ def test_auto_takes_no_emulated_bfloat16(
     supported = lambda including_emulation=True: including_emulation or hardware  # noqa: E731
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert pick_compute(quick(machine__dtype="auto").machine, "cuda") is dtype
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked", "trains", "ordered"),
+    [
+        ("cuda", True, True, True),
+        ("cuda", False, True, False),
+        ("cuda", True, False, False),  # a score is no training
+        ("mps", True, True, False),  # where torch has no such mode
+    ],
+)
+def test_what_repeats_is_said_where_it_does(
+    monkeypatch: pytest.MonkeyPatch, kind: str, asked: bool, trains: bool, ordered: bool
+) -> None:
+    called: list[bool] = []
+    monkeypatch.setattr(distributed, "prepare", lambda machine: torch.device(kind))
+    monkeypatch.setattr(distributed, "_sum_in_order", lambda: called.append(True))
+    machine = quick(machine__compile=False, machine__deterministic=asked).machine
+    world = distributed.join(machine.model_copy(update={"device": kind}), trains)
+    assert (world.deterministic, bool(called)) == (ordered, ordered)

@@ -152,7 +152,6 @@ def _alone(machine: Machine) -> World:
         device=device,
         compute=torch.float32,
         compile=False,
-        deterministic=machine.deterministic or device.type == "cpu",
         parallel="auto",
         parent=os.getppid(),
     )
