@@ -11,7 +11,7 @@ VENV := .venv
 # Only what is typed after `make` counts: a variable of the environment that happens to have one of
 # these names was not meant. What was typed reaches a command as it is, through the environment of
 # the shell, where neither make nor the shell reads anything into it.
-TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES NAME PORT PEER SEEDS ONLY TEXT REMOVE OVERRIDES PREFECT_PORT REVS REASON KEY WITH PLAN KEEP ENVIRONMENT OF
+TYPED := PROMPT MODEL FORMAT DTYPE OUT REPO PUBLIC DRY_RUN CORPUS BASE BASES FIELD NAME PORT PEER SEEDS ONLY TEXT TRACK REMOVE OVERRIDES PREFECT_PORT REVS REASON KEY WITH PLAN KEEP ENVIRONMENT OF MINUTES DEPTH RATIO HOURS CHECK
 $(foreach name,$(TYPED),$(if $(filter command,$(firstword $(origin $(name)))),,$(eval $(name) :=)))
 unexport $(TYPED) RECIPE LIKE PYTHON VENV PYTHONSAFEPATH
 $(foreach name,$(TYPED) RECIPE LIKE,$(eval export TYPED_$(name) := $$(value $(name))))
@@ -55,7 +55,7 @@ endif
 # Prefect's database and settings live here, apart from the user's own.
 export PREFECT_HOME := $(CURDIR)/.prefect
 
-.PHONY: help run finetune-shakespeare finetune recipe baselines sample export push-to-hub attest verify report lineage history promote rollback compare plots reproduce flow join deploy undeploy ui sync-tracking upgrade-mlflow test test-slow torture lint types check bench recipes lock clean-states clean
+.PHONY: help run finetune-shakespeare finetune recipe size scaling baselines sample chat export push-to-hub attest verify serve report tokens lineage history promote rollback compare plots reproduce flow join deploy undeploy ui sync-tracking upgrade-mlflow test test-slow torture lint types check bench speedrun gpu recipes lock clean-states clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-24s%s\n", $$1, $$2}'
@@ -66,21 +66,30 @@ run: $(READY) ## do everything: environment, download, tokenize, train, eval, sa
 finetune-shakespeare: $(READY) ## fine-tune a pretrained model on Shakespeare: minutes on two CPU cores
 	@$(call repro,pipelines/finetune_shakespeare)
 
-finetune: $(READY) ## fine-tune on your text: make finetune CORPUS=folder (BASE= NAME= PROMPT= LIKE=)
+finetune: $(READY) ## fine-tune on your text: make finetune CORPUS=folder (BASE= NAME= PROMPT= FIELD= LIKE=)
 	$(if $(value CORPUS)$(value BASE),,$(error say CORPUS='path/to/*.txt', BASE= or both; `make help` lists the rest))
 	@exec python -m pipelines.new --run $(call given,like,LIKE) $(call given,name,NAME) $(call given,corpus,CORPUS) \
-	  $(call given,base,BASE) $(call given,prompt,PROMPT)
+	  $(call given,base,BASE) $(call given,prompt,PROMPT) $(call given,field,FIELD)
 
-recipe: $(READY) ## make a recipe of your own from another: NAME= (LIKE= CORPUS= BASE= PROMPT=)
+recipe: $(READY) ## make a recipe of your own from another: NAME= (LIKE= CORPUS= BASE= PROMPT= FIELD=)
 	$(if $(value NAME),,$(error say NAME=, and LIKE= the folder of the recipe to start from))
 	@python -m pipelines.new $(call given,like,LIKE) $(call given,name,NAME) $(call given,corpus,CORPUS) \
-	  $(call given,base,BASE) $(call given,prompt,PROMPT)
+	  $(call given,base,BASE) $(call given,prompt,PROMPT) $(call given,field,FIELD)
+
+size: $(READY) ## say what a training will take; another depth sets the rest (RECIPE= DEPTH= RATIO=; NAME= writes it)
+	@$(nanogpt) size $(call given,depth,DEPTH) $(call given,ratio,RATIO) $(call given,name,NAME) -- "$$TYPED_RECIPE"
+
+scaling: $(READY) ## train a ladder of small models, fit their law, promise what HOURS=8 bring (RECIPE= CHECK=30)
+	@exec $(nanogpt) scaling $(call given,hours,HOURS) $(call given,check,CHECK) -- "$$TYPED_RECIPE"
 
 baselines: $(READY) ## score pretrained models as they are: a table (BASES="gpt2 smollm2-135m" CORPUS=)
 	@exec python -m pipelines.baselines $(call given,corpus,CORPUS) -- $(if $(value BASES),$$TYPED_BASES)
 
 sample: $(READY) ## play with a model: make sample PROMPT="ROMEO:" (RECIPE= MODEL=)
 	@$(nanogpt) sample $(recipe) $(call given,model,MODEL) $(call given,prompt,PROMPT)
+
+chat: $(READY) ## talk with a model in the terminal (RECIPE= MODEL=)
+	@exec $(nanogpt) chat $(recipe) $(call given,model,MODEL)
 
 export: $(READY) ## write a model for other programs: MODEL=models:/name@champion (FORMAT=hf, gguf or peft; DTYPE= OUT=)
 	$(if $(value MODEL),,$(error say MODEL=models:/<name>@champion, or a model directory))
@@ -98,8 +107,16 @@ verify: $(READY) ## check a signed model, say what it was made of: MODEL=folder 
 	$(if $(and $(value MODEL),$(value KEY)),,$(error say MODEL= a folder, or models:/<name>@<alias>, and KEY= a public key))
 	@$(nanogpt) verify $(call given,key,KEY) -- "$$TYPED_MODEL"
 
+serve: $(READY) ## serve models as OpenAI's clients know it: MODEL="models:/name@champion" or folders (PORT=8000)
+	$(if $(value MODEL),,$(error say MODEL=models:/<name>@champion, or a model directory; or two of them))
+	@set -f; test ! -e "$$TYPED_MODEL" || exec $(nanogpt) serve $(call given,port,PORT) -- "$$TYPED_MODEL"; \
+	  exec $(nanogpt) serve $(call given,port,PORT) -- $$TYPED_MODEL
+
 report: $(READY) ## show what came out of a recipe's last run (RECIPE=)
 	@$(nanogpt) report $(recipe)
+
+tokens: $(READY) ## show what the vocabulary made of a recipe's text, and what the text is (RECIPE=)
+	@$(nanogpt) tokens -- "$$TYPED_RECIPE"
 
 lineage: $(READY) ## show where a model comes from: MODEL=models:/name@champion (OUT=); what was made from OF=a file, digest, corpus or base
 	$(if $(value MODEL)$(value OF),,$(error say MODEL=models:/<name>@<alias> (or a model directory, or a run's id), or OF=))
@@ -149,10 +166,10 @@ sync-tracking: $(READY) ## send what waits for MLflow: its server was down, or t
 upgrade-mlflow: $(READY) ## upgrade the mlflow.db of an older MLflow, and keep a copy of it as it was
 	@$(nanogpt) upgrade-mlflow
 
-test: $(READY) ## run the tests, a file at a time on each of two cores: 8 minutes
+test: $(READY) ## run the tests, a file at a time on each of two cores: 8 to 14 minutes
 	python -m pytest -n 2 --dist loadfile
 
-test-slow: $(READY) ## run the tests that take long: 20 minutes
+test-slow: $(READY) ## run the tests that take long: 40 minutes
 	python -m pytest -n 2 --dist loadfile -m 'slow and not torture'
 
 torture: $(READY) ## kill and stop trainings, and who waits for them, at random instants: an hour
@@ -170,6 +187,13 @@ check: lint types test ## lint, types and test
 
 bench: $(READY) ## measure beside nanoGPT, write docs/benchmarks.md (PEER=path SEEDS=3 ONLY=steps TEXT=)
 	@python -m benchmarks $(call given,peer,PEER) $(call given,seeds,SEEDS) $(call given,only,ONLY) $(call given,text,TEXT)
+
+speedrun: $(READY) ## train against the clock, write docs/speedrun.md (TRACK=to_1.88,in_120s,default SEEDS=3 PEER=path TEXT=)
+	@python -m benchmarks.speedrun $(call given,track,TRACK) $(call given,seeds,SEEDS) $(call given,peer,PEER) $(call given,text,TEXT)
+
+gpu: ## check and measure what needs a GPU, write docs/gpu.md; installs nothing (TEXT= PEER= ONLY= MINUTES=30)
+	@exec $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.contact $(call given,text,TEXT) $(call given,peer,PEER) \
+	  $(call given,only,ONLY) $(call given,minutes,MINUTES)
 
 recipes: ## copy dvc.yaml into each recipe's folder
 	@for params in pipelines/*/params.yaml; do cp -v dvc.yaml "$${params%/*}/dvc.yaml"; done

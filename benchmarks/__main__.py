@@ -11,24 +11,22 @@ anew: Ctrl-C loses the turn that is under way, and nothing else.
 import argparse
 import datetime
 import json
-import os
 import platform
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measures, page
+from benchmarks import answers, measures, page
+from benchmarks.about import commit, processor, versions
 from benchmarks.gpu import device, gpu
 from benchmarks.measures import Bench, Figure
-from benchmarks.processes import CORES, ROOT
+from benchmarks.processes import CORES, ROOT, check_given
 from benchmarks.sides import NEEDED, Ours, Theirs
 from nanogpt.common.command import one_line
 from nanogpt.common.errors import UserError
@@ -41,6 +39,8 @@ SECTIONS: dict[str, Callable[[Bench], Iterator[list[Figure]]]] = {
     "loss": measures.loss,
     "start": measures.start,
     "saving": measures.saving,
+    "generation": answers.generation,
+    "server": answers.server,
     "gpu": gpu,
 }
 
@@ -71,12 +71,7 @@ def choose(args: argparse.Namespace) -> list[str]:
     """
     if args.seeds < 1:
         raise UserError(f"SEEDS: {args.seeds} turns measure nothing")
-    if args.text and not args.text.is_file():
-        raise UserError(f"TEXT: there is no file {args.text}")
-    if args.peer:
-        for name in NEEDED:
-            if not (args.peer / name).is_file():
-                raise UserError(f"PEER: there is no {name} in {args.peer}")
+    check_given(args.text, args.peer, NEEDED)
     chosen = list(dict.fromkeys(args.only.split(","))) if args.only else list(SECTIONS)
     if unknown := [name for name in chosen if name not in SECTIONS]:
         raise UserError(f"ONLY: no section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
@@ -93,6 +88,9 @@ def measure(args: argparse.Namespace, chosen: list[str]) -> None:
     if args.quick:
         results, shown = args.quick / "results.json", args.quick / "benchmarks.md"
     results.parent.mkdir(parents=True, exist_ok=True)
+    commits = f"ours {commit(ROOT)}"  # before the page itself differs from it
+    if args.peer:
+        commits += f", theirs {commit(args.peer)}"
     with tempfile.TemporaryDirectory(dir=results.parent) as name:
         folder = Path(name).absolute()
         ours = Ours(folder, str(args.text.absolute()) if args.text else "tiny_shakespeare")
@@ -109,7 +107,8 @@ def measure(args: argparse.Namespace, chosen: list[str]) -> None:
                 # a turn may come in several pieces
                 times = Counter((f["measure"], f["unit"]) for turn in turns for f in turn)
                 count = max(times.values())
-                found = {"about": about(section, args, count, seconds), "turns": turns}
+                facts = about(section, args, count, seconds) | {"commits": commits}
+                found = {"about": facts, "turns": turns}
                 keep(results, shown, section, found)
     print(f"bench: {shown} is written", file=sys.stderr)
 
@@ -128,38 +127,15 @@ def about(section: str, args: argparse.Namespace, turns: int, seconds: float) ->
     """When, where and how; no path of this machine, since the page may be committed."""
     peer = " PEER=path/to/nanoGPT" * bool(args.peer)
     text = " TEXT=path/to/input.txt" * bool(args.text)
-    where = device() if section == "gpu" else f"{CORES} core{'s'[: CORES > 1]} of {_processor()}"
+    where = device() if section == "gpu" else f"{CORES} core{'s'[: CORES > 1]} of {processor()}"
     return {
         "command": f"`make bench{peer}{text} SEEDS={args.seeds} ONLY={section}`"
         + " in small" * bool(args.quick),
         "turns": f"{turns} turn{'s'[: turns > 1]}",
         "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {seconds / 60:.0f} minutes",
         "machine": f"{where}, {platform.system()}",
-        "versions": f"Python {platform.python_version()}, torch {version('torch')}",
-        "commits": f"ours {_commit(ROOT)}"
-        + (f", theirs {_commit(args.peer)}" if args.peer else ""),
+        "versions": versions(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    known = dict(line.split(":", 1) for line in lines if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in known.items()}
-    name = facts.get("model name", platform.machine())
-    return name + (" with avx512_bf16" if "avx512_bf16" in facts.get("flags", "") else "")
-
-
-def _commit(folder: Path) -> str:
-    command = ["git", "-C", os.fspath(folder), "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 if __name__ == "__main__":

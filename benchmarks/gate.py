@@ -20,6 +20,7 @@ from pathlib import Path
 
 from benchmarks.processes import CORES, ROOT
 from nanogpt import optim
+from nanogpt.batches import Text
 from nanogpt.common.command import one_line
 from nanogpt.common.errors import UserError
 from nanogpt.common.plain_yaml import read_yaml
@@ -32,6 +33,7 @@ from nanogpt.text.tokens import open_tokens
 from nanogpt.tracking.versions.gate import bits, is_better
 from nanogpt.trainer import Hooks, Progress, Trainer
 from nanogpt.training.start import initial_model
+from nanogpt.training.texts import windows_of
 
 SMALL = {"n_layer": 2, "n_head": 2, "n_kv_head": 2, "n_embd": 64, "n_inner": 192, "context": 64}
 ALONE = {"device": "cpu", "dtype": "float32", "compile": False, "threads": 1}
@@ -84,10 +86,10 @@ def trained(settings: Settings, folder: Path, seed: int) -> Scores:
     settings = settings.model_copy(update={"seed": seed})
     tokens, world = open_tokens(folder), join(settings.machine)
     model = initial_model(settings, tokens, Path("no base"), world.compute)
-    splits = tokens.split("train"), tokens.split("val")[:VALIDATED]
-    hooks = Hooks(lambda step, metrics: None, lambda progress: None)
+    windows, val = windows_of(tokens, settings), Text(tokens.split("val")[:VALIDATED])
+    hooks = Hooks(lambda step, metrics: None, lambda progress: None, lambda loss, part: loss)
     optimizers = optim.build(model, settings.train)
-    Trainer(model, optimizers, splits, settings, world, Progress(), hooks).fit()
+    Trainer(model, optimizers, windows, val, settings, world, Progress(), hooks).fit()
     with tempfile.TemporaryDirectory() as made:
         save_model(Path(made), model.config, dict(model.named_parameters()))
         for file in tokens.tokenizer_files():

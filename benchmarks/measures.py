@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import CORES
+from benchmarks.processes import CORES, ROOT, run
 from benchmarks.sides import QUICK_START, Ours, Theirs, Training
 
 HERE = Path(__file__).parent
 TARGET = 1.88
 CONTEXT = 64
+LONGER = 256  # of in_120s.yaml
 FIRST_SEED = 1337
 ITS_QUICK_START = [  # nanoGPT's README, but that each validation keeps its checkpoint
     "config/train_shakespeare_char.py",
@@ -44,10 +45,13 @@ class Sizes:
     saving: int = 250
     often: int = 10  # steps between two saves, where saves are measured
     gpu: tuple[int, int] = (400, 40)  # the small model, the large one
+    # tokens of a text: within the context; past it, where each of nanoGPT's costs the same, its
+    texts: tuple[int, int, int] = (255, 256, 16)
+    serving: float = 20  # seconds of one client, and of many
 
 
 # for the tests: what comes out says nothing but that it runs; nanoGPT prints every tenth step alone
-QUICK = Sizes(warm_up=2, steps=6, loss=6, start=3, saving=4, often=2, gpu=(24, 24))
+QUICK = Sizes(warm_up=2, steps=6, loss=6, start=3, saving=4, often=2, gpu=(24, 24), texts=(3, 2, 2))
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,24 @@ def steps(bench: Bench) -> Iterator[list[Figure]]:
             figures += [
                 Figure(f"quick start, {where}", "steps/s", 1 / ours.step_seconds, its),
                 Figure(f"the same in float32, {where}", "steps/s", 1 / exact.step_seconds, its),
+                *limits(where, cores, 1 / ours.step_seconds, 1 / exact.step_seconds, its),
             ]
         yield figures
+
+
+def limits(
+    where: str, cores: int, ours: float, exact: float, theirs: float | None
+) -> Iterator[Figure]:
+    """What the processor can do, and how much of it the steps a second are."""
+    printed = run("-m", "benchmarks.limit", str(QUICK_START), "65", cwd=ROOT, cores=cores)
+    found = json.loads(printed.lines[-1][1])
+    step = found.pop("step")
+    for dtype, most in found.items():
+        yield Figure(f"products of {dtype} at their best, {where}", "GFLOP/s", most / 1e9)
+        own, its = (exact, theirs) if dtype == "float32" else (ours, None)
+        share = None if its is None else 100 * its * step / most
+        what = f"of that, by the quick start's steps in {dtype}, {where}"
+        yield Figure(what, "%", 100 * own * step / most, share)
 
 
 def loss(bench: Bench) -> Iterator[list[Figure]]:
@@ -122,7 +142,9 @@ def loss(bench: Bench) -> Iterator[list[Figure]]:
         )
         theirs = bench.peer(*ITS_QUICK_START, *its_count, cores=1, seed=seed)
         bench.ours.score(fast, CONTEXT, 1)
-        bench.score(long, theirs, CONTEXT, 1)
+        bench.ours.score(long, LONGER, 1)
+        if bench.theirs and theirs:
+            bench.theirs.score(theirs, CONTEXT, 1)
         yield [
             *reaching(TARGET, fast, theirs),
             *ending(", `to_1.88.yaml`", fast, None),

@@ -18,14 +18,23 @@ character: every window of the context's length once, for both sides by the same
 - steps: nanoGPT's CPU quick start and `pipelines/tiny_shakespeare_nanogpt`, without start-up: 4
   layers, 4 heads, 128 wide, AdamW, 12 windows of 64 tokens a step. Ours takes the type of matrix
   products that `machine.dtype: auto` does. "1 core": a command and all its threads have one.
-- loss: on one core, from the start of the command; theirs is the quick start. Ours has as many
-  parameters and the same context: `benchmarks/to_1.88.yaml` to that loss, `benchmarks/in_120s.yaml`
-  to the lowest.
-- start: the quick start on all cores. Before its first step ours scores the whole validation split,
-  theirs 20 batches of each split.
+  Where a step is near to the best that torch's products come to on the processor, no code with the
+  same mathematics in the same type is much faster.
+- loss: on one core, from the start of the command; theirs is the quick start. Ours:
+  `benchmarks/to_1.88.yaml` to that loss, with as many parameters and the same context;
+  `benchmarks/in_120s.yaml` to the lowest, with a context of 256, in which it is scored.
+- start: the quick start on all cores. Before its first step theirs scores 20 batches of each split.
 - saving: the loop of the stage `train` on the quick start, bare and as it is, with journal, saves,
   MLflow and progress bar. A save is what a training with many of them takes longer, divided by
   their number; the logging that goes with it is in there.
+- generation: texts of nanoGPT's small model, 6 layers, 6 heads, 384 wide, a context of 256, on one
+  core in float32; drawing and decoding are in there. "bfloat16" is of the matrix products, those of
+  transformers too; nanoGPT's sample.py has none on a CPU. Within the context a text grows from 1
+  token to 256. Past it, from 256 on, ours drops the older half and reads the rest anew once;
+  nanoGPT reads all of it for each token. Theirs is nanoGPT's `generate`; or transformers' own on
+  the folder of our model, or llama.cpp on its GGUF in F32, where the measure says so.
+- server: `nanogpt serve` on all cores, the same model as qwen3, 64 new tokens after 64; each client
+  sends one request after the other. Theirs, of the first token, is our engine without a server.
 - gpu: both models of nanoGPT's README on one GPU; the loss is nanoGPT's best of the small one.
 
 | section | measure | unit | ours | theirs | ratio |

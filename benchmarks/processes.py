@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,23 @@ from nanogpt.common.errors import UserError
 ROOT = Path(__file__).parent.parent
 MIB = 2**20 if sys.platform == "darwin" else 2**10  # in the system's unit of ru_maxrss
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_given(text: Path | None, peer: Path | None, needed: Iterable[str]) -> None:
+    """Refuse a TEXT= or a PEER= that is not there.
+
+    Args:
+        needed: files that a checkout of nanoGPT has to have.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if text and not text.is_file():
+        raise UserError(f"TEXT: there is no file {text}")
+    if peer:
+        for name in needed:
+            if not (peer / name).is_file():
+                raise UserError(f"PEER: there is no {name} in {peer}")
 
 
 @dataclass(frozen=True)

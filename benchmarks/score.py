@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks.processes import ROOT
 from nanogpt.architecture import GPTConfig
+from nanogpt.batches import Text
 from nanogpt.evaluation import total_loss
 from nanogpt.formats.weights import GPT2_NAMES, load_model
 from nanogpt.machine.distributed import World, join
@@ -36,10 +37,11 @@ class Peer(nn.Module):
         self.model = model
         self.config = model.config
 
-    def forward(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """ids (B, T), targets (B, T) → logits (B, T, V), losses (B, T) in nats, all the mean."""
-        logits, mean = self.model(ids, targets.contiguous())
-        return logits, mean.expand_as(targets)
+    def forward(self, ids: Tensor, targets: Tensor, positions: Tensor | None = None) -> Tensor:
+        """ids (B, T), targets (B, T) → losses (B, T) in nats, all the mean."""
+        assert positions is None, "nanoGPT knows no borders of documents within a window"
+        mean: Tensor = self.model(ids, targets.contiguous())[1]
+        return mean.expand_as(targets)
 
 
 def peer(tensors: dict[str, Tensor], shape: dict[str, Any]) -> Peer:
@@ -79,9 +81,9 @@ def same(tensors: dict[str, Tensor], shape: dict[str, Any]) -> GPT:
 
 
 def score(model: Any, tokens: np.ndarray, context: int, world: World) -> dict[str, float]:
-    total_loss(model, tokens[: 64 * context + 1], context, world)  # the first pass warms up
+    total_loss(model, Text(tokens[: 64 * context + 1]), context, world)  # the first pass warms up
     started = time.perf_counter()
-    nats, count = total_loss(model, tokens, context, world)
+    nats, count = total_loss(model, Text(tokens), context, world)
     return {"loss": nats / count, "seconds": time.perf_counter() - started}
 
 

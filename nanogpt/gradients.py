@@ -1,6 +1,7 @@
 """Clip gradients, skip a step whose gradient is NaN or infinite, and scale float16's loss.
 
-Everything is decided on the device: the CPU does not wait for it until a point of the curve.
+Everything is decided on the device: the CPU does not wait for it until a point of the curve, but
+for MPS.
 """
 
 import math
@@ -70,7 +71,9 @@ class Guard:
         bad = (~torch.isfinite(norm)).float()
         for optimizer in optimizers:
             optimizer.found_inf = bad  # type: ignore[attr-defined]
-            optimizer.step()
+            # torch's AdamW for MPS does not look at it, so there the CPU waits
+            if norm.device.type != "mps" or not bad:
+                optimizer.step()
             optimizer.zero_grad()
         self._skipped += bad.long()
         # while the scale can still come down, the training has not diverged

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.optim import AdamW, Optimizer
 
 from nanogpt.model import GPT
@@ -16,16 +18,23 @@ def build(model: GPT, train: Train) -> list[Optimizer]:
     """The optimizers of a model.
 
     `adamw` alone, or `muon` (Jordan et al. 2024) for the hidden matrices with AdamW for embeddings,
-    head, norms and biases. Only matrices decay. Each group keeps its peak rate as `peak`.
+    head, norms and biases, where an embedding that is not the head as well has a rate of its own: a
+    row of it learns only when its token comes up. Only matrices decay. Each group keeps its peak
+    rate as `peak`.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     muon = train.optimizer == "muon"
     hidden = [p for name, p in named.items() if muon and "blocks." in name and p.ndim == 2]
     chosen = {id(p) for p in hidden}
+    alone = [p for name, p in named.items() if name == "embedding.weight"]
+    alone = [p for p in alone if muon and p is not model.head.weight]
+    chosen |= {id(p) for p in alone}
     rest = [p for p in named.values() if id(p) not in chosen]
+    decay = train.weight_decay
     groups = [
-        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": train.weight_decay},
+        {"params": [p for p in rest if p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+        {"params": alone, "weight_decay": decay, "lr": train.embedding_learning_rate},
     ]
     optimizers: list[Optimizer] = [
         AdamW(
@@ -150,56 +159,81 @@ class Muon(Optimizer):
     ) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__(parameters, defaults)
-        self._parts = parts
         self._compute = compute
-        for group in self.param_groups:
-            for p in group["params"]:
-                self.state[p]["momentum"] = torch.zeros_like(p, requires_grad=False)
+        self._stacks = [[*_stacks(group["params"], parts)] for group in self.param_groups]
+        for stack in chain(*self._stacks):
+            for index, p in enumerate(stack.parameters):
+                if stack.momentum is None:
+                    self.state[p]["momentum"] = torch.zeros_like(p, requires_grad=False)
+                else:
+                    self.state[p]["momentum"] = stack.momentum[index]
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
         keep = 1.0 if self.found_inf is None else 1 - self.found_inf
-        for group in self.param_groups:
-            for batch, rows in self._batches(p for p in group["params"] if p.grad is not None):
-                updates = torch.stack([self._update(p, group["momentum"], keep) for p in batch])
-                parts = torch.split(updates, rows, dim=1)  # (N, out, in), in parts of out
-                done = torch.cat([self._orthogonal(part) for part in parts], dim=1)
-                for p, update in zip(batch, done, strict=True):
-                    weights = _local(p)
-                    if group["weight_decay"]:
-                        weights.mul_(1 - group["lr"] * group["weight_decay"] * keep)
-                    weights.sub_(_own(update, p) * (group["lr"] * keep))
+        for group, stacks in zip(self.param_groups, self._stacks, strict=True):
+            for stack in stacks:
+                one = stack.parameters[0]
+                done = _own(
+                    self._orthogonal(_whole(self._update(stack, group, keep), one), stack), one
+                )
+                weights = [_local(p) for p in stack.parameters]
+                # of lists, a GPU is told once
+                if group["weight_decay"]:
+                    torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"] * keep)
+                torch._foreach_sub_(weights, (done * (group["lr"] * keep)).unbind())
 
-    def _update(self, p: Tensor, momentum: float, keep: float | Tensor) -> Tensor:
-        """Nesterov's momentum of a parameter, whole: (out, in)."""
-        assert p.grad is not None
-        grad = _local(p.grad).nan_to_num(0.0, 0.0, 0.0)
-        memory = _local(self.state[p]["momentum"])
-        memory.lerp_(grad, torch.as_tensor((1 - momentum) * keep, device=grad.device))
-        update = grad.lerp(memory, momentum)
-        if not isinstance(p, DTensor):
-            return update
-        shape, stride = p.shape, p.stride()
-        return DTensor.from_local(
-            update, p.device_mesh, p.placements, run_check=False, shape=shape, stride=stride
-        ).full_tensor()
+    def _update(self, stack: "Stack", group: dict[str, float], keep: float | Tensor) -> Tensor:
+        """Nesterov's momentum of this process's part of matrices: (N, out, in)."""
+        found = [p.grad for p in stack.parameters if p.grad is not None]
+        grads = torch.stack([*map(_local, found)]).nan_to_num_(0.0, 0.0, 0.0)
+        share = torch.as_tensor((1 - group["momentum"]) * keep, device=grads.device)
+        if stack.momentum is not None:
+            stack.momentum.lerp_(grads, share)
+            return grads.lerp_(stack.momentum, group["momentum"])
+        kept = [_local(self.state[p]["momentum"]) for p in stack.parameters]
+        momentum = torch.stack(kept).lerp_(grads, share)
+        torch._foreach_copy_(kept, momentum.unbind())
+        return grads.lerp_(momentum, group["momentum"])
 
-    def _batches(self, parameters: Iterable[Tensor]) -> Iterator[tuple[list[Tensor], list[int]]]:
-        """Matrices of one shape and the same parts, as many as may be whole in memory at once."""
-        alike: dict[tuple[torch.Size, tuple[int, ...]], list[Tensor]] = {}
-        for p in parameters:
-            rows = tuple(self._parts.get(p, [p.shape[0]]))
-            alike.setdefault((p.shape, rows), []).append(p)
-        for (shape, rows), same in alike.items():
-            size = max(1, WHOLE // shape.numel())
-            for first in range(0, len(same), size):
-                yield same[first : first + size], list(rows)
+    def _orthogonal(self, matrices: Tensor, stack: "Stack") -> Tensor:
+        """`orthogonal`, by parts, of tall ones too, times sqrt(max(1, out/in)): (N, out, in)."""
+        rows, count = stack.rows, len(matrices)
+        if len(rows) == 1 or rows.count(rows[0]) < len(rows):
+            done = [self._scaled(part) for part in torch.split(matrices, rows, dim=1)]
+            return torch.cat(done, dim=1) if len(done) > 1 else done[0]
+        # (N, parts * out, in) -> (N * parts, out, in), and back
+        return self._scaled(matrices.view(count * len(rows), rows[0], -1)).view_as(matrices)
 
-    def _orthogonal(self, matrices: Tensor) -> Tensor:
-        """`orthogonal`, of tall matrices too, times sqrt(max(1, out/in)): (N, out, in)."""
+    def _scaled(self, matrices: Tensor) -> Tensor:
         tall = matrices.shape[1] > matrices.shape[2]
         x = orthogonal(matrices.mT if tall else matrices, self._compute)
         return x.mT * (matrices.shape[1] / matrices.shape[2]) ** 0.5 if tall else x
+
+
+class Stack(NamedTuple):
+    """Matrices of one shape and the same parts, which are updated together."""
+
+    parameters: list[Tensor]  # N of (out, in)
+    rows: list[int]  # of the parts
+    # (N, out, in); None where they are in shards: each has its own, since torch copies no shard
+    # that is a part of another tensor, and so could not save it
+    momentum: Tensor | None
+
+
+def _stacks(parameters: Iterable[Tensor], parts: Mapping[Tensor, list[int]]) -> Iterator[Stack]:
+    """All of the parameters, as many at a time as may be whole in memory at once."""
+    alike: dict[tuple[torch.Size, tuple[int, ...]], list[Tensor]] = {}
+    for p in parameters:
+        rows = tuple(parts.get(p, [p.shape[0]]))
+        alike.setdefault((p.shape, rows), []).append(p)
+    for (shape, rows), same in alike.items():
+        size = max(1, WHOLE // shape.numel())
+        for first in range(0, len(same), size):
+            some = same[first : first + size]
+            one = some[0].detach()
+            spread = isinstance(one, DTensor)
+            yield Stack(some, list(rows), None if spread else one.new_zeros(len(some), *shape))
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -207,13 +241,30 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _own(whole: Tensor, like: Tensor) -> Tensor:
-    """The shard of `whole` that this process keeps of `like`; every process has the whole."""
-    if not isinstance(like, DTensor):
+def _spread(one: DTensor) -> list[Shard]:
+    """How a stack of matrices is spread, of which one is spread by rows."""
+    (placement,) = one.placements
+    assert isinstance(placement, Shard)
+    return [Shard(placement.dim + 1)]
+
+
+def _whole(stack: Tensor, one: Tensor) -> Tensor:
+    """All of a stack, (N, out, in), of which this process has what it has of each like `one`."""
+    if not isinstance(one, DTensor):
+        return stack
+    shape = torch.Size((len(stack), *one.shape))
+    stride = (one.numel(), *one.stride())
+    return DTensor.from_local(
+        stack, one.device_mesh, _spread(one), run_check=False, shape=shape, stride=stride
+    ).full_tensor()
+
+
+def _own(whole: Tensor, one: Tensor) -> Tensor:
+    """What this process keeps of a stack; every process has all of it."""
+    if not isinstance(one, DTensor):
         return whole
-    replicas = [Replicate()] * like.device_mesh.ndim
-    everywhere = DTensor.from_local(whole, like.device_mesh, replicas, run_check=False)
-    return _local(everywhere.redistribute(placements=like.placements))
+    everywhere = DTensor.from_local(whole, one.device_mesh, [Replicate()], run_check=False)
+    return _local(everywhere.redistribute(placements=_spread(one)))
 
 
 def orthogonal(matrices: Tensor, compute: torch.dtype) -> Tensor:

@@ -1,6 +1,6 @@
 """The training loop, and nothing that knows files or MLflow.
 
-Trainer(model, optimizers, splits, settings, world, progress, Hooks(record, save)).fit()
+Trainer(model, optimizers, windows, val_text, settings, world, progress, hooks).fit()
 """
 
 import math
@@ -14,17 +14,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from nanogpt import optim
-from nanogpt.batches import gather, window_starts
+from nanogpt.batches import Share, Text, Windows
 from nanogpt.common.errors import Stopped
+from nanogpt.common.memory import return_freed_memory
 from nanogpt.common.progress import bar
-from nanogpt.evaluation import total_loss, window_total
+from nanogpt.evaluation import ByPart, total_loss, window_total
 from nanogpt.gradients import Guard, GuardState, diverged
-from nanogpt.machine.devices import peak_flops, return_freed_memory, windows_at_once
+from nanogpt.machine.devices import peak_flops, windows_at_once
 from nanogpt.machine.distributed import World
 from nanogpt.model import GPT
-from nanogpt.settings import Settings, Train
+from nanogpt.settings import FromScratch, Settings, Train
 
-MICRO_BATCH_TOKENS = 16384  # of one forward pass, at most, where machine.micro_batch is auto
+# of one forward pass, at most, where machine.micro_batch is auto and no GPU's memory decides
+MICRO_BATCH_TOKENS = 16384
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Progress:
     pending: int = 0  # steps since the last point of the curve
     loss_sum: float = 0.0  # sum of their losses; skipped steps are left out
     loss_steps: float = 0.0  # how many losses are in the sum
-    first_loss: float = math.nan  # of the first validation; with a base, this is the base's loss
+    first_loss: float = math.nan  # of the base, if there is one
     scored_step: int = -1
     saved_step: int = -1
     best_step: int = -1
@@ -51,6 +53,8 @@ class Hooks:
 
     record: Callable[[int, dict[str, float]], None]  # takes the metrics of a step
     save: Callable[[Progress], None]  # keeps the weights and the optimizers as they are now
+    # of a validation, nats a token → bits per byte of its text, or of the part that is named
+    bits: Callable[[float, str | None], float]
     stop: Callable[[], int] = lambda: 0  # before each step; not 0: the signal that ends it
 
 
@@ -58,32 +62,33 @@ class Trainer:
     """Trains `model` in place from `progress.step` to the last step.
 
     Args:
-        splits: tokens to train on, and to validate on: (tokens,) each.
+        windows: what to train on. val_text: what to validate on.
     """
 
     def __init__(
         self,
         model: GPT,
         optimizers: list[Optimizer],
-        splits: tuple[np.ndarray, np.ndarray],
+        windows: Windows,
+        val_text: Text,
         settings: Settings,
         world: World,
         progress: Progress,
         hooks: Hooks,
     ) -> None:
         self.model, self.optimizers = model, optimizers
-        self.train_tokens, self.val_tokens = splits
         self.settings, self.train, self.context = settings, settings.train, settings.model.context
+        self.windows, self.val_text = windows, val_text
         self.world, self.progress, self.hooks = world, progress, hooks
         # validation batches have another shape than training batches: each is compiled separately
-        core = torch.compile(model, dynamic=False) if world.compile else model
-        self.core: GPT = core  # type: ignore[assignment]
+        self.core = world.compiled(model)
         self.wrapped = world.wrap(self.core)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         half = world.compute == torch.float16
         self.guard = Guard(progress.guard, self.train.max_skips, half, world.device)
         self.peak = peak_flops(world.device)
         self.passes = pass_count(settings, model.config.vocab_size, world)
+        self.ahead: Share | None = None  # what the next step trains on, once one is made
         self.sums = _carried(progress, world)
         self.norm = torch.tensor(math.nan)
         self.started = time.perf_counter() - progress.seconds
@@ -94,8 +99,10 @@ class Trainer:
 
         Every `eval_interval` steps, and at both ends, the whole validation split is scored and
         `hooks.save` called; `progress.best_step == progress.step` says that this is the best so
-        far. The global batch does not depend on processes, micro-batch or restarts, and so, up to
-        rounding and but for dropout's masks, neither does the loss.
+        far. A model that starts from nothing is saved at its start, to see that it can be, but not
+        scored, unless it ends there: it knows nothing yet. The global batch does not depend on
+        processes, micro-batch or restarts, and so, up to rounding and but for dropout's masks,
+        neither does the loss.
 
         Raises:
             Stopped: `hooks.stop` said so; the state is saved.
@@ -114,9 +121,15 @@ class Trainer:
                     self._point()
                 if told:  # after the point, of whose last step a save knows neither norm nor rate
                     self._stop(told)
-                if due and progress.scored_step < progress.step:
-                    loss = self._validate()
-                    shown.set_postfix_str(f"val loss {loss:.4f}", refresh=False)
+                untried = at_end and progress.best_step < 0  # at the start, if no time is left
+                if untried or (due and progress.scored_step < progress.step):
+                    fresh = not progress.step and isinstance(self.settings, FromScratch)
+                    if fresh and not untried:
+                        progress.scored_step = 0
+                        self._keep()
+                        continue
+                    bits = self._validate()
+                    shown.set_postfix_str(f"val {bits:.4f} bits per byte", refresh=False)
                     continue  # the remaining time and patience have changed
                 if at_end:
                     break
@@ -126,24 +139,28 @@ class Trainer:
 
     def _step(self) -> None:
         """One step of the optimizers, skipped where the gradient is NaN or infinite."""
-        loss = self._accumulate()
+        loss, counted = self._accumulate()
         self.norm = self.guard.norm(self.parameters, self.train.grad_clip)
         bad = self.guard.step(self.optimizers, self.norm)
-        # each step is counted once, by the first process
-        good = torch.stack((loss, torch.full_like(loss, float(self.world.rank == 0))))
+        # each step is counted once, by the first process, if it had something to learn
+        once = float(self.world.rank == 0 and counted > 0)
+        good = torch.stack((loss, torch.full_like(loss, once)))
         self.sums += torch.where(bad > 0, torch.zeros_like(self.sums), good)
         self.progress.step += 1
         self.progress.pending += 1
         self.timed_steps += 1
+        self.ahead = self._share(self.progress.step)  # a GPU is still busy with this step
 
-    def _accumulate(self) -> Tensor:
-        """Add up the gradient of the global batch's mean loss; this process's part of it."""
+    def _accumulate(self) -> tuple[Tensor, int]:
+        """Add up the gradient of the global batch's mean loss; this process's part of it.
+
+        The mean is over all targets of the global batch that count, whichever process or pass has
+        them; how many there are is returned, too.
+        """
         settings, world, step = self.settings, self.world, self.progress.step
-        size, tokens = self.train.batch_size, self.train_tokens
-        starts = window_starts(settings.seed, step, size, len(tokens), self.context)
-        share = np.array_split(starts, world.size)[world.rank]
+        share = self.ahead or self._share(step)
         # all processes make the same number of passes: with fsdp they meet in each
-        parts = np.array_split(share, self.passes)
+        parts = np.array_split(np.arange(share.size), self.passes)
         total = torch.zeros((), device=world.device)
         for index, part in enumerate(parts):
             if settings.model.dropout:
@@ -151,44 +168,58 @@ class Trainer:
                 seed = np.random.SeedSequence([settings.seed, step, world.rank, index])
                 torch.manual_seed(int(seed.generate_state(1, np.uint64)[0]))
             world.meet(self.wrapped, last=index == len(parts) - 1)
-            ids, targets = (
-                t.to(world.device, non_blocking=True)
-                for t in gather(tokens, part if len(part) else starts[:1], self.context)
-            )
-            loss = self.wrapped(ids, targets)[1].sum() / (size * self.context)
+            batch = share.batch.part(slice(part[0], part[-1] + 1) if len(part) else slice(1))
+            losses = self.wrapped(batch.ids, batch.targets, positions=batch.positions)
+            if batch.counted is not None:
+                losses = losses * batch.counted
+            loss = losses.sum() / max(share.counted, 1)
             if not len(part):
                 loss = loss * 0.0
             # gradients are averaged over the processes; the loss is a share of a sum
             (loss * (world.size * self.guard.scale)).backward()
             total += loss.detach()
-        return total
+        return total, share.counted
+
+    def _share(self, step: int) -> Share:
+        """What this process trains on in a step, on its device."""
+        seed, world = self.settings.seed, self.world
+        share = self.windows.share(seed, step, self.train.batch_size, world.rank, world.size)
+        return share._replace(batch=share.batch.to(world.device))
 
     def _validate(self) -> float:
-        """Score the whole validation split, and save; the loss in nats a token."""
+        """Score the whole validation split, and save; the loss in bits per byte."""
         progress, paused = self.progress, time.perf_counter()
         return_freed_memory()
-        share = math.ceil(window_total(self.val_tokens, self.context) / self.world.size)
+        by_part = ByPart(self.val_text)
+        share = math.ceil(window_total(self.val_text, self.context) / self.world.size)
         with bar(share, "validate", "window", leave=False, disable=self.world.rank > 0) as shown:
 
             def advance(windows: int) -> None:
                 shown.update(windows)
                 self._stop(self._ask()[0])
 
-            nats, count = total_loss(self.core, self.val_tokens, self.context, self.world, advance)
+            nats, count = total_loss(
+                self.core, self.val_text, self.context, self.world, advance, by_part.hear
+            )
         loss = nats / count
         if not math.isfinite(loss):
             raise diverged(f"the validation loss is {loss} at step {progress.step}")
-        if progress.scored_step < 0:
+        if not progress.step:
             progress.first_loss = loss
         progress.scored_step = progress.step
         progress.stale += 1
         if loss < progress.best_loss:
             progress.best_step, progress.best_loss = progress.step, loss
             progress.stale = 0
-        self.hooks.record(progress.step, {"val_loss": loss})
+        bits = self.hooks.bits(loss, None)
+        metrics = {"val_loss": loss, "val_bits_per_byte": bits}
+        for name, own in by_part.losses(self.world).items():
+            metrics[f"val_loss/{name}"] = own
+            metrics[f"val_bits_per_byte/{name}"] = self.hooks.bits(own, name)
+        self.hooks.record(progress.step, metrics)
         self._keep()
         self.clock += time.perf_counter() - paused
-        return loss
+        return bits
 
     def _point(self) -> None:
         """Record a point of the training curve, over the steps since the last one."""

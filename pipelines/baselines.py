@@ -2,7 +2,7 @@
 
     python -m pipelines.baselines gpt2 smollm2-135m --corpus=shakespeare
 
-Losses are nats a token, and tokens differ from model to model: bits per byte can be compared.
+Bits per byte can be compared; a loss is nats a token, and tokens differ from model to model.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pipelines.run import telling_on, wait_for
 
 LIKE = Path("pipelines/baseline")
 BASES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "smollm2-135m")
-FORMATS = {"tokens": ",", "loss": ".4f", "perplexity": ".2f", "bits_per_byte": ".4f"}
+FORMATS = {"bits_per_byte": ".4f", "tokens": ",", "loss": ".4f", "perplexity": ".2f"}
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--corpus", default="shakespeare", help="as in params.yaml, seen from here")
     args = parser.parse_args()
     table = Table(title=escape(f"held-out text of {args.corpus}"), title_justify="left")
-    for column in ("base", "split", "tokens", "loss", "perplexity", "bits per byte"):
+    for column in ("base", "split", "bits per byte", "tokens", "loss", "perplexity"):
         table.add_column(column, justify="left" if column in ("base", "split") else "right")
     missing = []
     for base in args.bases:

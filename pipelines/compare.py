@@ -81,9 +81,9 @@ def table(recipe: str) -> Table:
     Raises:
         RecipeError: as `rows`.
     """
-    made = Table(title=f"recipe {escape(name_of(recipe))}", title_justify="left")
+    made = Table(title=f"recipe {escape(name_of(recipe))}, in bits per byte", title_justify="left")
     made.add_column("experiment", overflow="fold")
-    for name in ("val loss", "bits per byte", "weights"):
+    for name in ("validation", "eval", "weights"):
         made.add_column(name, justify="right", no_wrap=True)
     made.add_column("differs in", overflow="fold", min_width=16)
     known = list(rows(recipe))
@@ -99,7 +99,7 @@ def table(recipe: str) -> Table:
 def _cells(row: Row, base: Values, indent: str = "") -> Iterator[str]:
     ended = row.state in ("", "success")
     yield escape(f"{indent}{row.name}" if ended else f"{indent}{row.name} ({row.state})")
-    for key in ("val_loss", "bits_per_byte"):
+    for key in ("val_bits_per_byte", "bits_per_byte"):
         value = row.figures.get(key)
         yield f"{value:.4f}" if isinstance(value, float) else "-"
     yield str(row.figures.get("weights_sha256", "-"))[:7]

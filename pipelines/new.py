@@ -22,6 +22,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipelines import fields
 from pipelines.given import OWN, get, name_for, put, refused, seen_from_root
 from pipelines.graph import (
     RecipeError,
@@ -216,6 +217,11 @@ def main() -> None:
     parser.add_argument("--name", help="its folder will be pipelines/<name>")
     parser.add_argument("--like", required=True, help="the recipe to copy: its folder or name")
     parser.add_argument("--corpus", help="download.corpus, seen from here")
+    parser.add_argument(
+        "--field",
+        type=lambda text: _pair(f"--field={text}")[1],
+        help="download.text_field, as in params.yaml; else conversations are looked for",
+    )
     parser.add_argument("--base", help="download.base, seen from here")
     parser.add_argument("--prompt", help="sample.prompt; nothing where the corpus is another")
     parser.add_argument(
@@ -238,7 +244,12 @@ def main() -> None:
         given = {key: value for key, value in asked.items() if value}
         like = find_recipe(args.like)
         name = args.name or name_for(like, given.values())
-        changes: dict[str, Any] = dict(args.set)
+        talks = fields.of_field(args.field) if args.field else {}
+        if args.corpus and not args.field and (talks := fields.looked_up(args.corpus)):
+            told = ", ".join(f"{key}: {value}" for key, value in talks.items())
+            print(f"new: {args.corpus} holds conversations, hence {told}", file=sys.stderr)
+            print("new: FIELD= names other fields, FIELD=text one of plain text", file=sys.stderr)
+        changes: dict[str, Any] = talks | dict(args.set)
         changes |= {key: seen_from_root(value) for key, value in given.items()}
         if args.prompt:
             changes["sample.prompt"] = args.prompt

@@ -84,7 +84,7 @@ class Origin:
     """A version, and the folder of its record."""
 
     model: str  # models:/<name>/<version>
-    val_loss: float | None  # nats a token, of the version's tags
+    bits: float | None  # per byte of the validation text, of the version's tags
     folder: Path
     record: Record
 
@@ -152,8 +152,8 @@ def find_origin(model: str, folder: Path, top: Path) -> Origin:
         raise RecipeError(f"{model} is no registered version; `nanogpt ui` shows those that are")
     # as it is now: an alias may be moved while this is at work
     model = f"models:/{record.of.name}/{record.of.version}"
-    loss = json.loads(nanogpt("reproduced", "--json", "--", model))["val_loss"]
-    origin = Origin(model, float(loss) if loss else None, folder, record)
+    bits = json.loads(nanogpt("reproduced", "--json", "--", model))["val_bits_per_byte"]
+    origin = Origin(model, float(bits) if bits else None, folder, record)
     _check(origin, top)
     return origin
 

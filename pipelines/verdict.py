@@ -22,7 +22,7 @@ from rich.table import Table
 
 from pipelines.origin import Origin
 
-LOSS = 0.002  # nats a token: as far apart are trainings of one recipe on two kinds of machine
+APART = 0.003  # bits per byte: as far are trainings of one recipe on two kinds of machine
 ORDER = ("check", "download", "tokenize", "train", "eval", "sample")
 Distance = dict[str, Any]  # what `nanogpt differ` says of two models
 Digests = dict[str, str]  # MD5 by name, seen from a folder; of the whole by ""
@@ -177,19 +177,19 @@ def judge(origin: Origin, rows: list[Row], copy: Path, distance: Distance | None
         return Verdict("identical", f"the same bytes, stage by stage{but}")
     where = where or "the weights differ"
     if distance:
-        before, now = distance["loss"]
+        before, now = distance["bits_per_byte"]
         where += (
             f"; the weights are at most {distance['max_abs']:.2g} apart, by norm"
             f" {100 * distance['relative']:.2g} %"
         )
     else:
-        now = json.loads((copy / origin.data / "train.json").read_bytes())["val_loss"]
-        if origin.val_loss is None:
-            return Verdict("different", f"{where}; its loss is not recorded, its weights are gone")
-        before = origin.val_loss
-    word = "equivalent" if abs(now - before) <= LOSS else "different"
-    losses = f"validation loss {now:.4f}, and {before:.4f} before"
-    return Verdict(word, f"{where}; {losses}: {abs(now - before):.4f} nats a token apart")
+        now = json.loads((copy / origin.data / "train.json").read_bytes())["val_bits_per_byte"]
+        if origin.bits is None:
+            return Verdict("different", f"{where}; its score is not recorded, its weights are gone")
+        before = origin.bits
+    word = "equivalent" if abs(now - before) <= APART else "different"
+    scores = f"validation {now:.4f} bits per byte, and {before:.4f} before"
+    return Verdict(word, f"{where}; {scores}: {abs(now - before):.4f} apart")
 
 
 def _file(row: Row) -> str:

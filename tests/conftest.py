@@ -93,20 +93,8 @@ def hub(
     checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[fake_hub.FakeHub]:
     """A hub, the user's cache of it empty; the current folder is empty too."""
-    from huggingface_hub import constants
-
-    from nanogpt.sources import fetch
-
     shutil.copytree(checkpoints, tmp_path / "root")
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setattr(fetch, "WAITS", (0, 0))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    with fake_hub.running(tmp_path / "root") as server:
-        # read from HF_ENDPOINT when the library is imported, which it is by now
-        monkeypatch.setattr(constants, "ENDPOINT", server.address)
-        template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    with fake_hub.used(tmp_path, monkeypatch) as server:
         yield server
 
 

@@ -19,7 +19,7 @@ import torch
 from nanogpt.architecture import GPTConfig
 from nanogpt.formats.weights import save_model, weights_sha256
 from nanogpt.model import GPT
-from nanogpt.text import tokenizer
+from nanogpt.text.words import tokenizer, vocabulary
 from tests.kit.recipes import Recipe
 
 GOLDEN: dict[str, Any] = json.loads(Path(__file__).with_name("golden.json").read_text())
@@ -36,6 +36,8 @@ COMMON = {
     "train__eval_interval": 10,
     "sample__prompt": "to be",
     "model__context": 32,
+    "train__muon_learning_rate": 0.02,
+    "train__embedding_learning_rate": 0.01,
 }
 OF_BASE = {
     "download__base": "base",
@@ -72,7 +74,7 @@ def words(count: int) -> str:
 def make_base(folder: Path) -> None:
     """A llama whose weights are numbers of numpy's, with the characters of the text."""
     folder.mkdir()
-    tokenizer.write(folder, tokenizer.char_json(set(words(1000)), eot=True))
+    vocabulary.write(folder, vocabulary.char_json(set(words(1000)), eot=True))
     size = tokenizer.load(folder).vocab_size
     config = GPTConfig("llama", size, 64, 2, 4, 2, 32, 64, 8, tied=True, eos=size - 1)
     model = GPT(config)

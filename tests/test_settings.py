@@ -35,6 +35,31 @@ def edited(tmp_path: Path, **changes: object) -> Path:
         ({"train__lr": 5}, ["train.lr: unknown key; known here: steps, "]),
         ({"train__optimizer": "moun"}, ["'moun': should be 'muon' or 'adamw'; did you mean muon?"]),
         ({"machine__threads": "atuo"}, ["or should be a valid integer; did you mean auto?"]),
+        (
+            {"download__text_field": {"message": "a"}},
+            [
+                "params.yaml:\n  download.text_field.message: unknown key; did you mean "
+                "download.text_field.messages?"
+            ],
+        ),
+        (
+            {"download__corpus": [{"corpus": "a", "text_field": "x", "weight": 2}, "b"]},
+            ["download.corpus.weight: unknown key", "known here: corpus, text_field"],
+        ),
+        (
+            {"download__corpus": ["a"]},
+            ["download.corpus: ['a']: should have at least 2 items, not 1"],
+        ),
+        (
+            {"download__text_field": {"prompt": "a"}},
+            ["params.yaml:\n  download.text_field: prompt and completion belong together"],
+        ),
+        (
+            {"download__text_field": None},
+            ["string or should be a valid list or should be a mapping"],
+        ),
+        ({"machine__tokenize_executor": "dask"}, ["'dask': should be auto, or dask://host:port"]),
+        ({"machine__tokenize_executor": "dask://a:0"}, ["should be auto, or dask://host:port"]),
         ({"train__learning_rate": -0.1}, ["train.learning_rate: -0.1", "greater than 0"]),
         ({"train__learning_rate": "fast"}, ["train.learning_rate: 'fast'", "number"]),
         ({"train__learning_rate": float("nan")}, ["train.learning_rate: nan", "finite"]),
@@ -43,6 +68,10 @@ def edited(tmp_path: Path, **changes: object) -> Path:
         ({"train__warmup_steps": 9999}, ["warmup_steps 9999", "longer than the run of"]),
         ({"train__schedule": "linear"}, ["train.schedule: 'linear'", "'wsd', 'cosine'"]),
         ({"tokenize__val": 1.2}, ["tokenize.val: 1.2", "less than 1"]),
+        (
+            {"tokenize__tokenizer": "char", "tokenize__vocab_size": 512},
+            ["vocab_size 512 is of a bpe, and 'char' brings its own: set it to null"],
+        ),
         ({"tokenize__val": 0.6, "tokenize__test": 0.5}, ["leaves nothing to train on"]),
         ({"model__n_head": 3}, ["n_embd 128 is not a multiple of n_head 3"]),
         (
@@ -54,6 +83,10 @@ def edited(tmp_path: Path, **changes: object) -> Path:
         ({"eval__least_gain": -0.01}, ["eval.least_gain: -0.01", "greater than or equal to 0"]),
         ({"eval__block": 0}, ["eval.block: 0", "greater than or equal to 1"]),
         ({"sample__top_p": 0}, ["sample.top_p: 0", "greater than 0"]),
+        ({"sample__min_p": 1.5}, ["sample.min_p: 1.5", "less than or equal to 1"]),
+        ({"sample__repetition_penalty": 0}, ["penalty: 0", "greater than or equal to 0.1"]),
+        ({"sample__stop": "\n"}, ["sample.stop: '\\n'", "should be a valid list"]),
+        ({"sample__stop": [""]}, ["sample.stop: ''", "at least 1 character"]),
         ({"machine__processes": 0}, ["machine.processes: 0", "'auto' or"]),
         ({"machine__device": "gpu"}, ["machine.device: 'gpu'", "'cuda'"]),
         ({"data": "data/a b"}, ["data: 'data/a b'", "a recipe's name"]),

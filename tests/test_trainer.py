@@ -11,6 +11,7 @@ import torch
 
 from nanogpt import optim
 from nanogpt.architecture import GPTConfig
+from nanogpt.batches import Text, Windows, borders
 from nanogpt.common.errors import Stopped, UserError
 from nanogpt.evaluation import measures, total_loss, window_total
 from nanogpt.machine.distributed import join
@@ -22,13 +23,15 @@ from tests.kit.recipes import ROOT, quick
 
 # the text at hand in every checkout
 TEXT = np.frombuffer((ROOT / "nanogpt/model.py").read_bytes(), dtype=np.uint8) % 128
+PLAIN = Text(TEXT[:8000]), Text(TEXT[8000:9001])
 
 
 class Training:
     """One training in this process, with what it recorded and saved."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, train: Text = PLAIN[0], val: Text = PLAIN[1]) -> None:
+        self.settings, self.val_text = settings, val
+        self.windows = Windows(train, settings.model.context, settings.train.weights)
         self.world = join(settings.machine)
         torch.manual_seed(settings.seed)
         shape = settings.model.model_dump()
@@ -59,14 +62,17 @@ class Training:
         return {**dict(self.model.named_parameters()), **moments}
 
     def run(self) -> "Training":
-        splits = TEXT[:8000], TEXT[8000:9001]
         told = Hooks(
-            self.record, self.save, lambda: 15 if self.progress.step >= self.stop_at else 0
+            self.record,
+            self.save,
+            lambda loss, part: loss / math.log(2),  # a byte a token
+            lambda: 15 if self.progress.step >= self.stop_at else 0,
         )
         Trainer(
             self.model,
             self.optimizers,
-            splits,
+            self.windows,
+            self.val_text,
             self.settings,
             self.world,
             self.progress,
@@ -82,9 +88,10 @@ class Training:
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_it_learns(architecture: str, optimizer: str) -> None:
     settings = quick(model__architecture=architecture, train__optimizer=optimizer, train__steps=60)
-    losses = Training(settings).run().curve("val_loss")
-    assert losses[0] == pytest.approx(math.log(128), abs=0.2)
-    assert losses[-1] < losses[0] - 1
+    training = Training(settings).run()
+    first = training.curve("train_loss")[0]
+    assert first == pytest.approx(math.log(128), abs=0.2)
+    assert training.curve("val_loss")[-1] < first - 1
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -111,6 +118,86 @@ def test_a_resumed_training_is_the_same_bit_for_bit(changes: dict[str, Any]) -> 
     assert replace(resumed.progress, seconds=0.0) == replace(whole.progress, seconds=0.0)
 
 
+def mixture() -> tuple[Text, Text]:
+    """Two corpora of short documents, in which every other word of eight bytes counts."""
+    stops = np.cumsum(np.random.default_rng(0).integers(2, 40, 430))
+    stops = stops[stops <= 9000]
+
+    def text(first: int, stop: int) -> Text:
+        starts = np.append(first, stops[(stops > first) & (stops < stop)]) - first
+        counted = (np.arange(stop - first) // 8 % 2).astype(np.uint8)
+        ids, half = TEXT[first:stop], int(starts[len(starts) // 2])
+        parts = (("code", half), ("more", stop - first - half))
+        return Text(ids, counted, borders(ids, starts, None), parts)
+
+    return text(0, 8000), text(8000, 9000)
+
+
+MIXTURE = {
+    "download__corpus": ["code", "more"],
+    "train__packing": "documents",
+    "train__weights": [3, 1],
+}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_resumed_mixture_is_the_same_bit_for_bit(dropout: float) -> None:
+    settings = quick(train__log_interval=4, model__dropout=dropout, **MIXTURE)
+    whole = Training(settings, *mixture()).run()
+    resumed = Training(settings, *mixture())
+    resumed.resume(whole.saves[1])
+    resumed.run()
+    for name, tensor in whole.saves[-1]["tensors"].items():
+        assert torch.equal(tensor, resumed.saves[-1]["tensors"][name]), name
+    assert resumed.rows[12] == whole.rows[12] | resumed.rows[12]
+
+
+def test_the_loss_is_the_mean_over_what_counts_however_the_batch_is_cut() -> None:
+    changes = {"train__steps": 30, "train__optimizer": "adamw", **MIXTURE}
+    whole = Training(quick(**changes), *mixture()).run()
+    for size in (1, 3):
+        cut = Training(quick(machine__micro_batch=size, **changes), *mixture()).run()
+        assert cut.curve("train_loss") == pytest.approx(whole.curve("train_loss"), abs=1e-4)
+    # by hand, of the first step
+    start = Training(quick(**changes), *mixture())
+    windows, model = start.windows, start.model
+    places = windows.places(windows.of_step(start.settings.seed, 0, 8))
+    assert places.positions is not None
+    counted = places.counted(windows.text.counted)
+    nats = []
+    for row, column in np.argwhere(counted):
+        before = places.ids[row, column - places.positions[row, column] : column + 1]
+        ids = torch.from_numpy(windows.text.ids[before].astype(np.int64))[None]
+        target = int(windows.text.ids[places.ids[row, column] + 1])
+        nats.append(-model(ids)[0, -1].log_softmax(-1)[target].item())
+    assert whole.curve("train_loss")[0] == pytest.approx(np.mean(nats), abs=1e-4)
+
+
+def test_parts_are_scored_by_themselves_and_make_up_the_whole() -> None:
+    training = Training(quick(**MIXTURE), *mixture()).run()
+    (_, val), row = mixture(), training.rows[12]
+    assert val.counted is not None
+    assert val.documents is not None
+    targets = val.counted.astype(bool)
+    targets[val.documents[:, 0]] = False  # of which nothing is known
+    count = [int(some.sum()) for some in np.split(targets, [val.parts[0][1]])]
+    whole = (row["val_loss/code"] * count[0] + row["val_loss/more"] * count[1]) / sum(count)
+    assert row["val_loss"] == pytest.approx(whole, rel=1e-9)
+    assert row["val_loss/code"] != row["val_loss/more"]
+    assert row["val_bits_per_byte/code"] == pytest.approx(row["val_loss/code"] / math.log(2))
+
+
+def test_a_batch_in_which_nothing_counts_changes_no_figure() -> None:
+    train, val = mixture()
+    assert train.counted is not None
+    settings = quick(train__packing="documents", train__optimizer="adamw")
+    nothing = replace(train, counted=np.zeros_like(train.counted))
+    training = Training(settings, nothing, val).run()
+    assert "train_loss" not in training.rows[1]
+    assert training.curve("skipped_steps")[-1] == 0
+    assert len({*training.curve("val_loss")}) == 1
+
+
 def test_the_best_is_the_lowest_validation_loss() -> None:
     training = Training(quick(train__learning_rate=0.3, train__steps=60)).run()
     losses = {step: row["val_loss"] for step, row in training.rows.items() if "val_loss" in row}
@@ -122,8 +209,43 @@ def test_a_diverged_training_stops_and_says_what_to_try() -> None:
     training = Training(quick())
     with torch.no_grad():
         training.model.blocks[0].mlp.up.weight[0, 0] = float("nan")
-    with pytest.raises(UserError, match=r"loss is nan at step 0.*lower train\.learning_rate"):
+    with pytest.raises(UserError, match=r"loss is nan at step 6.*lower train\.learning_rate"):
         training.run()
+
+
+def test_a_model_from_nothing_is_saved_at_its_start_and_not_scored() -> None:
+    training = Training(quick()).run()
+    assert [save["progress"].step for save in training.saves] == [0, 6, 12]
+    assert [step for step, row in sorted(training.rows.items()) if "val_loss" in row] == [6, 12]
+    assert math.isnan(training.progress.first_loss)
+    for settings in (quick(), quick(train__eval_interval=5)):  # what is resumed from there
+        resumed, whole = Training(settings), Training(settings).run()
+        resumed.resume(whole.saves[0])
+        resumed.run()
+        for name in ("train_loss", "val_loss"):
+            assert resumed.curve(name) == whole.curve(name)
+
+
+@pytest.mark.parametrize("changes", [{}, {"model__tied": True}, {"train__optimizer": "adamw"}])
+def test_an_embedding_has_a_rate_of_its_own_beside_muon_unless_it_is_the_head(
+    changes: dict[str, Any],
+) -> None:
+    training = Training(quick(train__embedding_learning_rate=0.5, **changes))
+    rates = {
+        id(p): group["peak"]
+        for optimizer in training.optimizers
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    model, train = training.model, training.settings.train
+    assert len(rates) == len([*model.parameters()])
+    assert rates[id(model.embedding.weight)] == (train.learning_rate if changes else 0.5)
+    assert rates[id(model.head.weight)] == rates[id(model.norm.weight)] == train.learning_rate
+    before = model.embedding.weight.detach().clone()
+    training.run()
+    assert training.curve("learning_rate")[0] == train.learning_rate
+    moved = (model.embedding.weight.detach() - before).abs().max().item()
+    assert (moved > 0.5) is (not changes)
 
 
 def test_muon_takes_each_matrix_by_itself() -> None:
@@ -180,7 +302,7 @@ def test_a_gradient_that_is_no_number_changes_no_weight(optimizer: str, value: f
         assert torch.equal(tensor, during[name]), name
     assert training.progress.guard.skipped == 3
     assert training.progress.guard.skipped_in_a_row == 0
-    assert [row["skipped_steps"] for _, row in sorted(training.rows.items())[5:9]] == [1, 2, 3, 3]
+    assert [training.rows[step]["skipped_steps"] for step in (5, 6, 7, 8)] == [1, 2, 3, 3]
     assert "train_loss" not in training.rows[6]
     assert training.curve("val_loss")[-1] < training.curve("val_loss")[4]
 
@@ -231,6 +353,17 @@ def test_a_time_budget_shortens_the_schedule() -> None:
     assert max(training.rows) == training.progress.step == training.progress.scored_step
 
 
+def test_a_time_budget_for_no_step_leaves_a_model_that_is_scored() -> None:
+    training = Training(quick(train__max_minutes=1e-9)).run()
+    assert training.progress.step == training.progress.best_step == 0
+    assert training.curve("val_loss") == [training.progress.best_loss]
+    # the time may also run out after the save at the start, which another command went on from
+    saved, late = Training(quick()).run().saves[0], Training(quick(train__max_minutes=1e-9))
+    late.resume(saved)
+    late.run()
+    assert late.progress.best_loss == training.progress.best_loss
+
+
 def test_told_to_stop_it_saves_and_goes_on_as_if_nothing_had_been() -> None:
     settings = quick()
     whole = Training(settings).run()
@@ -257,15 +390,43 @@ def test_every_token_is_scored_once() -> None:
     for length in (2, 16, 17, 18, 100, 1001):
         tokens = TEXT[:length]
         heard: list[int] = []
-        nats, count = total_loss(model, tokens, 16, world, heard.append)
+        nats, count = total_loss(model, Text(tokens), 16, world, heard.append)
         assert count == length - 1
-        assert sum(heard) == window_total(tokens, 16)
+        assert sum(heard) == window_total(Text(tokens), 16)
         ids = torch.from_numpy(tokens.astype(np.int64))[None]
         expected = 0.0
         for start in range(0, length - 1, 16):
             end = min(start + 16, length - 1)
-            expected += model(ids[:, start:end], ids[:, start + 1 : end + 1])[1].sum().item()
+            expected += model(ids[:, start:end], ids[:, start + 1 : end + 1]).sum().item()
         assert nats == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, MIXTURE])
+def test_two_shapes_are_compiled_and_no_loss_changes(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """One for validations, whose last windows are shorter or fewer, and one for steps."""
+    settings = quick(machine__micro_batch=4, train__steps=6, **changes)
+    texts = mixture() if changes else PLAIN
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda m, **options: compile(m, backend=keep, **options))
+    # more than a pass of validation, and a rest
+    monkeypatch.setattr("nanogpt.evaluation.TOKENS_AT_ONCE", 7 * settings.model.context)
+    curves = []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        training = Training(settings, *texts)
+        training.world = replace(training.world, compile=compiled)
+        training.run()
+        curves.append([*training.curve("val_loss"), *training.curve("train_loss")])
+        assert len(graphs) == (2 if compiled else 0)
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
 def test_measures_of_a_uniform_guess() -> None:

@@ -62,14 +62,26 @@ def sample(
         str | None, typer.Option(help="A directory or models:/<name>@<alias>; else the recipe's.")
     ] = None,
     recipe: Recipe = Path(),
+    chat: Annotated[
+        bool | None, typer.Option(help="The prompt is a question; else if it learned from talk.")
+    ] = None,
     samples: Annotated[int | None, typer.Option(help="How many texts.")] = None,
     tokens: Annotated[int | None, typer.Option(help="New tokens of each.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0: the likeliest token.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Keep this share of probability.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Keep tokens this many times as likely as the likeliest.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1: what the text has is less likely.")
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="A text ends before it; may be given several times.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Another seed, other texts.")] = None,
 ) -> None:
-    """Have a model go on from a prompt.
+    """Have a model go on from a prompt, or answer it.
 
     What is not given stands in the recipe's params.yaml.
     """
@@ -81,10 +93,32 @@ def sample(
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": stop or None,
         "seed": seed,
     }
     given = {key: value for key, value in options.items() if value is not None}
-    play(recipe, model, prompt, given)
+    play(recipe, model, prompt, chat, given)
+
+
+@app.command()
+def chat(
+    model: Annotated[
+        str | None, typer.Option(help="A directory or models:/<name>@<alias>; else the recipe's.")
+    ] = None,
+    recipe: Recipe = Path(),
+    chat: Annotated[
+        bool | None, typer.Option(help="Answer, or go on with the text; else if it learned to.")
+    ] = None,
+) -> None:
+    """Talk with a model; what can be set meanwhile, /help says.
+
+    How it draws stands in the recipe's params.yaml.
+    """
+    from nanogpt.commands.chat import chat as talk
+
+    talk(recipe, model, chat)
 
 
 @app.command()
@@ -202,6 +236,96 @@ def report(
         print(json.dumps(as_known(recipe), indent=1))
     else:
         show(recipe)
+
+
+@app.command()
+def tokens(
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            help="A recipe, by its folder or its name.", parser=find_recipe, metavar="[RECIPE]"
+        ),
+    ] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what a vocabulary made of a recipe's text, and what the text is."""
+    from nanogpt.commands.tokens import show
+
+    show(recipe, as_json)
+
+
+@app.command()
+def size(
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            help="A recipe, by its folder or its name.", parser=find_recipe, metavar="[RECIPE]"
+        ),
+    ] = Path(),
+    depth: Annotated[
+        int | None,
+        typer.Option(help="Layers, which set the rest; else it is sized as it is.", min=1),
+    ] = None,
+    ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="Tokens a weight; 20, or what 4 epochs give, if left out.", min=1e-3, max=1e6
+        ),
+    ] = None,
+    aspect: Annotated[
+        float | None,
+        typer.Option(help="Width a layer; the recipe's own if left out.", min=1, max=1e6),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Write it, as pipelines/<name>.")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Time ten real steps here.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what a training will take: parameters, operations, memory, time; at another depth too."""
+    from nanogpt.commands.size import size
+
+    size(recipe, depth, ratio, aspect, name, measure, as_json)
+
+
+@app.command()
+def scaling(
+    recipe: Annotated[
+        Path,
+        typer.Argument(
+            help="A recipe, by its folder or its name.", parser=find_recipe, metavar="[RECIPE]"
+        ),
+    ] = Path(),
+    depths: Annotated[
+        str | None, typer.Option(help="Such as 2,3,4; from half the recipe's own if left out.")
+    ] = None,
+    largest: Annotated[
+        float | None,
+        typer.Option(
+            help="Operations of the largest; 1/4 of the recipe's if left out.", min=1, max=1e30
+        ),
+    ] = None,
+    budgets: Annotated[int, typer.Option(help="Each half of the next.", min=1, max=30)] = 5,
+    seeds: Annotated[int, typer.Option(help="Trainings of each.", min=1, max=100)] = 2,
+    hours: Annotated[float, typer.Option(help="To promise a loss for.", min=1e-3, max=1e6)] = 8.0,
+    check: Annotated[
+        float | None,
+        typer.Option(
+            help="Train so many times more than the largest, and compare.", min=1, max=1e6
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Train a ladder of small models, fit their scaling law, and promise what more time brings."""
+    from nanogpt.commands.scaling import scale
+
+    try:
+        chosen = [int(depth) for depth in depths.split(",")] if depths else []
+    except ValueError:
+        chosen = [0]
+    if any(depth < 1 for depth in chosen):
+        raise UserError(f"--depths {depths}: should be numbers of layers, such as 2,3,4")
+    scale(recipe, chosen, largest, budgets, seeds, hours, check, as_json)
 
 
 @app.command()
@@ -336,6 +460,51 @@ def clean(
     if not states:
         raise UserError("say what: --states lists what trainings resume from, --remove removes it")
     clean(names or [], remove)
+
+
+@app.command()
+def serve(
+    models: Annotated[list[str], typer.Argument(help="Directories, or models:/<name>@<alias>.")],
+    host: Annotated[str, typer.Option(help="Whose address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="What clients have to show; on the command line every user here can read it.",
+            envvar="NANOGPT_API_KEY",
+            show_envvar=True,
+        ),
+    ] = None,
+    api_key_file: Annotated[Path | None, typer.Option(help="A file that holds it.")] = None,
+    slots: Annotated[int, typer.Option(help="Texts of a model that run at once.", min=1)] = 16,
+    queue: Annotated[int, typer.Option(help="Texts of a model that wait.", min=0)] = 64,
+    max_n: Annotated[int, typer.Option(help="Texts of one request.", min=1)] = 16,
+    max_tokens: Annotated[int, typer.Option(help="New tokens of a text.", min=1)] = 4096,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request.", min=1)] = 1 << 20,
+    seconds: Annotated[float, typer.Option(help="Of an answer, with its wait.", min=0.1)] = 600,
+    patience: Annotated[
+        float, typer.Option(help="Seconds for a client to send a request, or to read on.", min=0.1)
+    ] = 20,
+    grace: Annotated[
+        float, typer.Option(help="Seconds for running answers after SIGTERM or Ctrl-C.", min=0)
+    ] = 30,
+    follow: Annotated[
+        float, typer.Option(help="Seconds between looks whether an alias moved.", min=0.1)
+    ] = 5,
+) -> None:
+    """Serve models as OpenAI's clients know it, with a page to play, until Ctrl-C."""
+    from nanogpt.commands.serve import serve
+    from nanogpt.serving.models import Limits
+
+    if api_key_file:
+        if api_key is not None:
+            raise UserError("say --api-key (or NANOGPT_API_KEY), or --api-key-file, and not both")
+        try:
+            api_key = api_key_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--api-key-file {api_key_file} cannot be read: {error}") from None
+    limits = Limits(slots, queue, max_n, max_tokens, max_body, seconds, patience, grace)
+    serve(models, host, port, api_key, limits, follow)
 
 
 @app.command()

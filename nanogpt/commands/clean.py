@@ -1,8 +1,8 @@
-"""The states of trainings: listed with their sizes, and removed when asked.
+"""What trainings and tokenizing go on from: listed with its size, and removed when asked.
 
 nanogpt clean --states
 nanogpt clean --states --remove data/shakespeare/state/0123456789abcdef
-nanogpt clean --states --remove                 # all that no process trains from
+nanogpt clean --states --remove                 # all that no process works on
 """
 
 import re
@@ -13,11 +13,12 @@ from pathlib import Path
 from nanogpt.common import states
 from nanogpt.common.errors import UserError
 from nanogpt.common.place import root
+from nanogpt.text.writing.scratch import PREFIX
 from nanogpt.training.checkpoint import latest
 
-# all that a training writes into its state: a folder with anything else in it is not ours
+# all that a training or tokenizing writes there: a folder with anything else in it is not ours
 OURS = re.compile(
-    r"journal\.jsonl|run\.json|lineage|finished\.json|save-\d{8}(\.partial)?|"
+    r"journal\.jsonl|run\.json|lineage|finished\.json|save-\d{8}(\.partial)?|\d{8}|"
     r"\.nanogpt-[0-9a-f]{16}\.partial"
 )
 
@@ -26,7 +27,7 @@ def clean(named: Collection[Path], remove: bool) -> None:
     """List the states below `data/`, or those named; remove them if asked.
 
     Raises:
-        UserError: what was named is no state, or a process trains from it.
+        UserError: what was named is no state, or a process works on it.
     """
     top = root()
     known = {folder.resolve(): folder for folder in find(top / "data")}
@@ -40,7 +41,7 @@ def clean(named: Collection[Path], remove: bool) -> None:
         line = f"{where}  {size / 1e6:,.1f} MB, {_about(folder)}"
         if remove and not states.remove(folder):
             if named:
-                raise UserError(f"{where} stays: a process trains from it")
+                raise UserError(f"{where} stays: a process works on it")
             print(f"{line}, stays")
             continue
         total += size
@@ -54,20 +55,24 @@ def find(data: Path) -> list[Path]:
     return sorted(
         folder
         for folder in data.glob("**/state/*")
-        if re.fullmatch("[0-9a-f]{16}", folder.name)
+        if re.fullmatch(f"({PREFIX})?[0-9a-f]{{16}}", folder.name)
         and folder.is_dir()
         and all(OURS.fullmatch(path.name) for path in folder.iterdir())
     )
 
 
 def _about(folder: Path) -> str:
+    days = (time.time() - folder.stat().st_mtime) / 86400
+    if folder.name.startswith(PREFIX):
+        busy = states.in_use(folder)
+        when = "being made" if busy else f"stopped {days:.1f} days ago"
+        return f"{len([*folder.glob('[0-9]*')]):,} shards of tokens, {when}"
     if states.in_use(folder):
         return f"in training, at step {latest(folder):,} or later"
     if (folder / states.FINISHED).exists():
         return "finished; goes by itself when dvc.lock has the result"
     if latest(folder) < 0:
         return "nothing saved"
-    days = (time.time() - folder.stat().st_mtime) / 86400
     return f"stopped at step {latest(folder):,}, {days:.1f} days ago"
 
 

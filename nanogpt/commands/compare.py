@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, chdir, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from nanogpt.commands.export import open_model
@@ -17,24 +18,29 @@ from nanogpt.common.files import write_text
 from nanogpt.common.manifest import File
 from nanogpt.common.place import root
 from nanogpt.common.recipe import find_recipe, how_to_run
-from nanogpt.formats.hub_config import read_config
+from nanogpt.formats.hub.config import read_config
 from nanogpt.formats.weights import load_model, weights_sha256
-from nanogpt.generation import generate
+from nanogpt.generation.generate import generate
+from nanogpt.generation.options import Options
 from nanogpt.machine.distributed import World, join
 from nanogpt.scoring.blocks import Scores, score
 from nanogpt.scoring.page import code, differences, side_by_side, table
 from nanogpt.scoring.paired import paired
 from nanogpt.scoring.seen import seen
 from nanogpt.settings import Settings, load
-from nanogpt.text import tokenizer
 from nanogpt.text.documents import Piece, documents, pieces
-from nanogpt.text.prompt import read_prompt
+from nanogpt.text.prompt import answer, go_on, read_prompt
+from nanogpt.text.raw import Reading, is_readable
+from nanogpt.text.samples import Question, questions
+from nanogpt.text.talks.template import open_template
 from nanogpt.text.tokens import HeldOut, Tokens, open_tokens
+from nanogpt.text.words import tokenizer
 from nanogpt.tracking.versions import compared
 from nanogpt.tracking.versions.names import PREFIX, look_up, name_of
 from nanogpt.training.publish import made
 
 CONFIDENCE = 0.95
+AS_IT_IS = Reading(text_field="text", separator=None, newlines="keep", bad_documents="refuse")
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def compare(a: str, b: str, text: Path | None, recipe: Path | None, out: Path | 
 
 
 def read_text(path: Path) -> HeldOut:
-    """A file's text: a .jsonl or .parquet has a document a line or a row, any other file is one.
+    """A file's text, by its kind as a corpus of one's own; of any other kind it is one document.
 
     Raises:
         UserError: it is not there, or not UTF-8.
@@ -105,11 +111,12 @@ def read_text(path: Path) -> HeldOut:
     if not path.is_file():
         raise UserError(f"--text {path} is no file that is there, seen from {Path.cwd()}")
     size = path.stat().st_size
-    if path.suffix.lower() in (".jsonl", ".parquet"):
-        parts = [*pieces(path.parent, [File(name=path.name, bytes=size, sha256="")])]
+    if is_readable(path.name):
+        parts = [*pieces(path.parent, AS_IT_IS, [File(name=path.name, bytes=size, sha256="")])]
     else:
         parts = [Piece(path.name, 0, size, size)]
-    found = [text for part in parts for text in documents(path.parent, "text", part)]
+    read = chain.from_iterable(documents(path.parent, AS_IT_IS, part) for part in parts)
+    found = [document for document in read if isinstance(document, str)]
     if not found:
         raise UserError(f"--text {path} has no text; name another file")
     return HeldOut.of(path.name, *found)
@@ -131,7 +138,8 @@ def _recipe(model: str) -> Path | None:
 
 def _score(model: Model, text: HeldOut, world: World) -> Scores:
     try:
-        return score(model.folder, text, model.context, world)
+        card = made(model.folder)
+        return score(model.folder, text, model.context, world, apart=bool(card and card.apart))
     except UserError as error:  # it names the folder that a registered model was fetched into
         raise UserError(str(error).replace(str(model.folder), model.shown)) from None
 
@@ -150,8 +158,7 @@ def _own_text(settings: Settings, recipe: Path | None, model: str) -> HeldOut:
             f"the held-out text of the recipe {settings.recipe} is not here:"
             f" `{how_to_run(recipe, place)}` makes it; or name a file, --text FILE"
         )
-    tokens = open_tokens(folder)
-    return tokens.text("test" if tokens.manifest.splits["test"].tokens > 1 else "val")
+    return open_tokens(folder).held_out()
 
 
 def _shown(folder: str, short: str) -> str:
@@ -191,8 +198,11 @@ def _page(
     yield from differences(text, a, b)
     yield "## How they go on\n"
     sample = settings.sample
-    yield f"From {code(prompt) or 'nothing'}, with seed {sample.seed}.\n"
-    yield side_by_side(*(_sample(model, settings, prompt, world) for model in models))
+    asked = questions(text, 1)
+    begin = code(asked[0].messages[-1].content if asked else prompt)
+    yield f"From {begin or 'nothing'}, with seed {sample.seed}.\n"
+    start = asked[0] if asked else prompt
+    yield side_by_side(*(_sample(model, settings, start, world) for model in models))
 
 
 def _facts(models: list[Model], scores: list[Scores]) -> Iterator[list[str]]:
@@ -202,7 +212,6 @@ def _facts(models: list[Model], scores: list[Scores]) -> Iterator[list[str]]:
     yield ["weights, SHA-256", *(code(digest) for digest in digests)]
     figures = [found.figures() for found in scores]
     yield ["bits per byte", *(f"{f['bits_per_byte']:.4f}" for f in figures)]
-    yield ["loss, nats a token", *(f"{f['loss']:.4f}" for f in figures)]
     yield ["tokens", *(f"{found.tokens:,}" for found in scores)]
     yield ["tokens in a window", *(f"{found.context:,}" for found in scores)]
 
@@ -245,11 +254,16 @@ def _unknown(scores: Scores, text: HeldOut) -> str:
     )
 
 
-def _sample(model: Model, settings: Settings, prompt: str, world: World) -> str:
-    options = settings.sample.model_dump(exclude={"prompt", "prompt_file", "samples"})
+def _sample(model: Model, settings: Settings, prompt: str | Question, world: World) -> str:
+    options = Options.of(settings.sample)
     loaded = load_model(model.folder, world.device, world.compute)
+    encoder = tokenizer.load(model.folder)
     try:
-        (text,) = generate(loaded, tokenizer.load(model.folder), prompt, samples=1, **options)
+        if isinstance(prompt, Question):
+            start = answer(open_template(model.folder, encoder), prompt.messages)
+        else:
+            start = go_on(encoder, prompt)
+        (text,) = generate(loaded, encoder, [start], [options], slots=1)
     except UserError as error:
         return f"(no sample: {error})"
     return text

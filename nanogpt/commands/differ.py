@@ -1,4 +1,4 @@
-"""How far two models are apart: their files, their weights, their loss on the same text.
+"""How far two models are apart: their files, their weights, their score on the same text.
 
 nanogpt differ models:/nanogpt-shakespeare/3 data/shakespeare/model --tokens data/shakespeare/tokens
 """
@@ -18,6 +18,8 @@ from nanogpt.machine.distributed import join
 from nanogpt.model import GPT
 from nanogpt.settings import Machine
 from nanogpt.text.tokens import open_tokens
+from nanogpt.training.publish import made
+from nanogpt.training.texts import bits, held_out
 
 # all that is there, one process, and float32: as scores are made everywhere
 HERE = Machine(
@@ -32,6 +34,7 @@ HERE = Machine(
     micro_batch="auto",
     activation_checkpointing=False,
     threads="auto",
+    tokenize_executor="auto",
 )
 
 
@@ -45,7 +48,7 @@ def compare(one: str, other: str, tokens: Path | None, context: int | None) -> d
     Returns:
         weights, model: of each its digest (SHA-256). files: names of those that differ.
         max_abs, relative: of the weights the largest difference, and the norm of the difference in
-        shares of the norm of the first; `tensor` has the largest. loss: of each, in nats a token.
+        shares of the norm of the first; `tensor` has the largest. bits_per_byte: of each.
 
     Raises:
         UserError: a model is not there or damaged, or the two are of different shapes.
@@ -62,8 +65,8 @@ def compare(one: str, other: str, tokens: Path | None, context: int | None) -> d
         models = [load_model(folder) for folder in (first, second)]
         found |= _distance(*models)
         if tokens:
-            found["loss"] = [
-                _loss(model, folder, tokens, context)
+            found["bits_per_byte"] = [
+                _score(model, folder, tokens, context)
                 for model, folder in zip(models, (first, second), strict=True)
             ]
     return found
@@ -92,15 +95,18 @@ def _distance(one: GPT, other: GPT) -> dict[str, Any]:
     return {"max_abs": largest, "tensor": tensor, "relative": relative}
 
 
-def _loss(model: GPT, folder: Path, tokens: Path, context: int | None) -> float:
+def _score(model: GPT, folder: Path, tokens: Path, context: int | None) -> float:
     opened = open_tokens(tokens)
     digest = hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
     if digest != opened.manifest.tokenizer_sha256:
         raise UserError(f"{folder} has another tokenizer than {tokens}")
     world = join(HERE)
     window = context or model.config.context
-    nats, count = total_loss(model.to(world.device), opened.split("val"), window, world)
-    return nats / count
+    card = made(folder)
+    apart = bool(card and card.apart)
+    text = held_out(opened, apart)
+    nats, count = total_loss(model.to(world.device), text, window, world)
+    return bits(opened, apart, nats / count)
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -116,9 +122,9 @@ def as_text(found: dict[str, Any]) -> str:
                 f"weights: at most {found['max_abs']:.3g} apart ({found['tensor']}), by norm"
                 f" {100 * found['relative']:.3g} %"
             )
-    if losses := found.get("loss"):
+    if scores := found.get("bits_per_byte"):
         lines.append(
-            f"validation loss: {losses[0]:.4f} and {losses[1]:.4f} nats a token,"
-            f" {abs(losses[0] - losses[1]):.2g} apart"
+            f"validation: {scores[0]:.4f} and {scores[1]:.4f} bits per byte,"
+            f" {abs(scores[0] - scores[1]):.2g} apart"
         )
     return "\n".join(lines)

@@ -31,6 +31,7 @@ from nanogpt.proof.signature import SIGNATURE
 from nanogpt.proof.statement import PROVENANCE
 from nanogpt.sources.fetch import SourceError
 from nanogpt.sources.hub import PICKLES
+from nanogpt.text.talks.template import template_text
 from nanogpt.tracking.versions.fetch import download_registered
 from nanogpt.tracking.versions.names import PREFIX, name_of
 
@@ -118,7 +119,7 @@ def write_gguf(folder: Path, path: Path, dtype: Any) -> None:
         tokenizer_json = (folder / "tokenizer.json").read_text(encoding="utf-8")
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise UserError(f"{folder} has no tokenizer.json that can be read: {error}") from None
-    write_gguf_file(path, model.config, arrays, tokenizer_json, dtype, _chat_template(folder))
+    write_gguf_file(path, model.config, arrays, tokenizer_json, dtype, template_text(folder))
     keep(path.parent, "gguf", path.name)
 
 
@@ -151,22 +152,6 @@ def _replace(out: Path, format: str) -> Iterator[Path]:
         yield partial
         keep(partial, format)
         check_free(out, format)  # once more: the work may have taken minutes
-
-
-def _chat_template(folder: Path) -> str | None:
-    path, about = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if path.exists():
-        return path.read_text(encoding="utf-8")
-    try:
-        template = json.loads(about.read_text(encoding="utf-8")).get("chat_template")
-    except FileNotFoundError:
-        return None
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{about} is damaged: {error}") from None
-    if isinstance(template, list):  # by name, as some have several
-        named = {part.get("name"): part.get("template") for part in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
 
 
 def write(model: str, format: str, dtype: str | None, out: Path | None) -> Path:

@@ -42,6 +42,8 @@ def show(recipe: Path) -> None:
                 f"the recipe {settings.recipe} has no {needed.name} yet: `{again}` makes it"
             )
     training = _read(data / "train.json")
+    if "val_bits_per_byte" not in training:  # git brings figures of older code as well
+        raise UserError(f"{data / 'train.json'} is of older code: `{again}` makes it anew")
     old = outdated(recipe / "dvc.lock")
     scores = {} if "eval" in old else _read(data / "eval.json")
     samples = {} if "sample" in old else _samples(data / "samples.md")
@@ -54,17 +56,13 @@ def show(recipe: Path) -> None:
     table = Table(title=f"recipe {settings.recipe}", show_header=False, title_justify="left")
     table.add_column(justify="left")
     table.add_column(justify="right")
-    table.add_row("validation loss", f"{training['val_loss']:.4f} nats a token")
-    if "base_val_loss" in training:
-        table.add_row("of its base", f"{training['base_val_loss']:.4f} nats a token")
-    split = scores.get("split")
-    if split == "test":
-        table.add_row("test loss", f"{scores['loss']:.4f} nats a token")
+    table.add_row("validation", f"{training['val_bits_per_byte']:.4f} bits per byte")
+    if "base_val_bits_per_byte" in training:
+        table.add_row("of its base", f"{training['base_val_bits_per_byte']:.4f} bits per byte")
+    if scores.get("split") == "test":
+        table.add_row("test", f"{scores['bits_per_byte']:.4f} bits per byte")
         if "base" in scores:
-            table.add_row("of its base", f"{scores['base']['loss']:.4f} nats a token")
-    if scores:
-        table.add_row(f"{split} perplexity", f"{scores['perplexity']:.3f}")
-        table.add_row(f"{split} bits per byte", f"{scores['bits_per_byte']:.4f}")
+            table.add_row("of its base", f"{scores['base']['bits_per_byte']:.4f} bits per byte")
     if "tokens_per_second" in known:
         table.add_row("training speed", f"{known['tokens_per_second']:,.0f} tokens/s")
     table.add_section()

@@ -1,6 +1,7 @@
 """A command from its start to its exit code: one line for what went wrong, and no traceback."""
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -24,6 +25,8 @@ from nanogpt.common.told import follow_ancestors, raise_when_told, stops
 
 # torch warns of its own insides, such as an address that has no name; read when it is imported
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+# what libraries define stays; looking for garbage among it every 700 objects is a fifth of a start
+gc.set_threshold(50_000)
 
 FULL = re.compile("[Nn]o space left on device|disk is full|Disk quota exceeded|File too large")
 NO_MEMORY = re.compile("can't allocate memory|Cannot allocate memory|CUDA out of memory")
@@ -53,6 +56,7 @@ def run_stage(load: Callable[[str], S], main: Callable[[S], None]) -> None:
     try:
         with one_line(stage):
             raise_when_told()
+            gc.freeze()  # what is imported by now is never looked through again
             if "RANK" not in os.environ:  # the launcher looks after the processes of a training
                 follow_ancestors(stage)
             check_code()

@@ -3,12 +3,15 @@
 import re
 from collections.abc import Iterator
 from datetime import date
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanogpt.common.recipe import did_you_mean
 from nanogpt.common.secrets import public
+
+UNIONS = Union, UnionType
 
 
 class Section(BaseModel):
@@ -24,7 +27,7 @@ def mistakes(error: ValidationError, kind: type[Section]) -> list[str]:
     """What is wrong, a line each: the key's path, the value that stands there, what is allowed."""
     found: dict[str, list[str]] = {}
     meant: dict[str, str] = {}
-    for detail in error.errors():
+    for detail in _told(error.errors()):
         place, allowed = _explain(detail, kind)
         found.setdefault(place, []).append(allowed)
         if detail["type"] == "literal_error" and isinstance(detail["input"], str):
@@ -37,15 +40,26 @@ def mistakes(error: ValidationError, kind: type[Section]) -> list[str]:
     ]
 
 
+def _told(details: list[Any]) -> list[Any]:
+    """Without what other kinds of value say of a list or mapping that has a mistake inside."""
+
+    def of_another_kind(detail: Any) -> bool:
+        return detail["type"].endswith("_type") and isinstance(detail["input"], (list, dict))
+
+    inside = {detail["loc"][:2] for detail in details if not of_another_kind(detail)}
+    return [d for d in details if not of_another_kind(d) or d["loc"][:2] not in inside]
+
+
 def _explain(detail: Any, kind: type[Section]) -> tuple[str, str]:
     """Where a mistake is, with the value that stands there, and what is allowed."""
     value = detail["input"]
     if detail["type"] == "extra_forbidden":
         *above, key = detail["loc"]
+        above = [name for name in above if name in _keys(kind)]
         section = kind
         for name in above:
-            section = _section(section.model_fields[name].annotation) or section
-        path = ".".join(detail["loc"])
+            section = _section(section.model_fields[name].annotation, lists=True) or section
+        path = ".".join((*above, str(key)))
         return path, section.unknown(key, _meant(path, kind))
     # pydantic adds the members of a union to the path: keep what stands in the file
     path = ".".join(key for key in detail["loc"] if key in _keys(kind))
@@ -58,7 +72,9 @@ def _explain(detail: Any, kind: type[Section]) -> tuple[str, str]:
             place, _, said = said.partition(": ")
             return place, said
         return (path if isinstance(value, dict) else shown), said
-    said = detail["msg"].replace("Input should", "should", 1)
+    said = re.sub("^(Input|String|List) should", "should", detail["msg"])
+    said = re.sub("valid dictionary or instance of .*", "mapping", said)
+    said = said.replace(" after validation", "")
     if detail["type"] == "string_type" and isinstance(value, (int, float, date)):
         said += "; put it into quotes"
     return shown, said
@@ -95,7 +111,10 @@ def _paths(section: type[BaseModel], above: str = "") -> Iterator[str]:
             yield from _paths(inner, f"{above}{name}.")
 
 
-def _section(annotation: Any) -> type[Section] | None:
-    """The section that a field holds, or may hold."""
-    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-    return next((kind for kind in kinds if issubclass(kind, Section)), None)
+def _section(annotation: Any, lists: bool = False) -> type[Section] | None:
+    """The section that a field holds, or may hold; with `lists`, in a list too."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    origin = get_origin(annotation)
+    inner = get_args(annotation) if lists or origin in UNIONS else ()
+    return next(filter(None, (_section(kind, lists) for kind in inner)), None)

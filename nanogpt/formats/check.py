@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nanogpt.formats.hub_config import read_config
+from nanogpt.formats.hub.config import read_config
 from nanogpt.formats.weights import hub_slots, read_tensors
 from nanogpt.model import GPT
 

@@ -4,8 +4,8 @@
     save_model(folder, model.config, dict(model.named_parameters()))
 
 Inside, a model has one fused matrix for queries, keys and values and names of its own; outside it
-has the tensors that `transformers` expects of a GPT2LMHeadModel, LlamaForCausalLM or
-Qwen3ForCausalLM. A pretrained model may also come in shards, or in GGUF. Nothing is ever pickled.
+has the tensors that `transformers` expects of a GPT2LMHeadModel, LlamaForCausalLM and so on. A
+pretrained model may also come in shards, or in GGUF. Nothing is ever pickled.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
-from nanogpt.formats.hub_config import read_config, to_hub
+from nanogpt.formats.hub.config import read_config, to_hub
 from nanogpt.model import GPT
 
 # ours → theirs; {} is the layer
@@ -51,8 +51,12 @@ LLAMA_NAMES = {
     "blocks.{}.mlp.up.weight": "model.layers.{}.mlp.up_proj.weight",
     "blocks.{}.mlp.down.weight": "model.layers.{}.mlp.down_proj.weight",
 }
-QKV = "blocks.{}.attention.qkv.weight"
-QKV_SPLIT = [f"model.layers.{{}}.self_attn.{part}_proj.weight" for part in "qkv"]
+OLMO2_NAMES = LLAMA_NAMES | {
+    "blocks.{}.attention_norm.weight": "model.layers.{}.post_attention_layernorm.weight",
+    "blocks.{}.mlp_norm.weight": "model.layers.{}.post_feedforward_layernorm.weight",
+}
+QKV = "blocks.{}.attention.qkv"
+QKV_SPLIT = [f"model.layers.{{}}.self_attn.{part}_proj" for part in "qkv"]
 
 HEAD = "lm_head.weight"
 INDEX = "model.safetensors.index.json"
@@ -258,12 +262,14 @@ def _theirs(config: GPTConfig, ours: str, tensor: Tensor) -> Iterator[tuple[str,
         # GPT-2 keeps its linear layers transposed
         conv1d = ours.endswith(("qkv.weight", "out.weight", "up.weight", "down.weight"))
         yield theirs.format(layer), tensor.t() if conv1d else tensor
-    elif name == QKV:
+    elif name.startswith(QKV):
+        kind = name.removeprefix(QKV)  # .weight or .bias
         widths = [n * config.head_dim for n in (config.n_head, *[config.n_kv_head] * 2)]
         for part, theirs in zip(torch.split(tensor, widths), QKV_SPLIT, strict=True):
-            yield theirs.format(layer), part
+            yield theirs.format(layer) + kind, part
     else:
-        yield LLAMA_NAMES[name].format(layer), tensor
+        names = OLMO2_NAMES if config.post_norm else LLAMA_NAMES
+        yield names[name].format(layer), tensor
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -1,10 +1,15 @@
 """What a device can do: its peak speed, how much it computes at once, its memory's allocator."""
 
 import ctypes
+import os
 import re
 import sys
+import warnings
+from pathlib import Path
 
 import torch
+
+DEVICES = Path("/dev")  # where Linux has the machine's devices
 
 # dense bfloat16 matrix products, 10¹² operations a second, from the makers' data sheets (float16
 # where there is no bfloat16); the first name that the device's own holds, as a word
@@ -40,6 +45,35 @@ def peak_flops(device: torch.device) -> float | None:
         return None  # a weaker relative, or a part of it, that has its name
     found = (peak for name, peak in PEAK_TERAFLOPS.items() if re.search(rf"\b{name}\b", own))
     return next((1e12 * peak for peak in found), None)
+
+
+def has_cuda() -> bool:
+    """Whether torch computes on an NVIDIA GPU here; without torch's warning of why not."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "CUDA initialization")
+        return torch.cuda.is_available()
+
+
+def cuda_fault() -> str | None:
+    """Why torch does not use the NVIDIA GPU that is in this machine; None: it does, or none is."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+    if hidden or has_cuda() or not any(DEVICES.glob("nvidia[0-9]*")):
+        return None
+    if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
+        return f"torch {torch.__version__} is built without CUDA; pytorch.org has builds with it"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except Exception as error:  # of many kinds: the driver's, the library's
+        said = str(error).strip()
+        if found := re.search(r"driver on your system is too old \(found version (\d+)\)", said):
+            number = int(found[1])
+            return (
+                f"its driver is too old: it knows CUDA {number // 1000}.{number % 1000 // 10}, and"
+                f" torch is built for {torch.version.cuda}; update the driver, or install a torch"
+                " that is built for it (pytorch.org)"
+            )
+        return next(iter(said.splitlines()), repr(error))
+    return None
 
 
 def compile_fault(device: torch.device) -> str | None:
@@ -78,9 +112,3 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         for option, limit in ((-1, 1 << 30), (-3, LARGE_BLOCK)):  # M_TRIM_, M_MMAP_THRESHOLD
             getattr(libc, "mallopt", lambda *_: 0)(option, limit)
-
-
-def return_freed_memory() -> None:
-    """Have glibc return what it kept, before something that takes blocks of other sizes."""
-    if sys.platform == "linux":
-        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: 0)(0)

@@ -6,18 +6,19 @@ import os
 import sys
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from nanogpt.common.errors import UserError
 from nanogpt.common.groups import thread_count
-from nanogpt.machine.devices import compile_fault, keep_freed_memory
+from nanogpt.machine.devices import compile_fault, cuda_fault, has_cuda, keep_freed_memory
 from nanogpt.machine.threads import use_threads
 from nanogpt.settings import Machine
 
@@ -61,22 +62,43 @@ class World:
         # FSDP warns of in-place changes of what a model returns; nothing here makes any
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         mesh = init_device_mesh(self.device.type, (self.size,))
+        # blocks are exchanged in the type that they multiply in: half the bytes. What goes through
+        # them stays in float32, and so do gradients as they are summed, and the shards
+        policy = MixedPrecisionPolicy(self.compute, torch.float32, cast_forward_inputs=False)
         for block in model.blocks:
-            fully_shard(block, mesh=mesh)
+            fully_shard(block, mesh=mesh, mp_policy=policy)
         # else a validation, which has no backward pass, would leave the root's weights whole
         fully_shard(model, mesh=mesh, reshard_after_forward=True)
         return model
 
     def shards(self, model: "GPT") -> bool:
         """Whether the processes share the weights: if asked to, or if they are too big for one."""
-        if self.size == 1 or self.parallel == "ddp":
-            return False
         if self.parallel == "fsdp":
-            return True
-        if self.device.type != "cuda":
+            return self.size > 1 or dist.is_initialized()  # alone: where a group was made by hand
+        if self.size == 1 or self.parallel == "ddp" or self.device.type != "cuda":
             return False
         memory = torch.cuda.get_device_properties(self.device).total_memory
         return BYTES_A_WEIGHT * model.parameter_count() > memory / 2
+
+    def compiled(self, model: "GPT") -> "GPT":
+        """A model that `torch.compile` makes faster, if this training is to have it.
+
+        Alone it is compiled whole. Of several processes each compiles its blocks and its losses by
+        themselves: so DDP exchanges the gradients of a block, and fsdp its weights, while others
+        are computed. All blocks share one compilation.
+        """
+        if not self.compile:
+            return model
+        compile = partial(torch.compile, dynamic=False)
+        if self.size == 1 and not isinstance(model, FSDPModule):
+            whole: GPT = compile(model)  # type: ignore[assignment]
+            return whole
+        # these are pieces already: torch need not cut them again, at the buckets of DDP
+        torch._dynamo.config.optimize_ddp = False
+        # the function, not the module, whose hooks are how fsdp and DDP come to know of it
+        for module, name in (*((block, "forward") for block in model.blocks), (model, "losses")):
+            setattr(module, name, compile(getattr(module, name)))
+        return model
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Average gradients over the processes, if there are several; fsdp does it by itself."""
@@ -135,7 +157,7 @@ def pick_device(machine: Machine) -> str:
         UserError: the device asked for is not there.
     """
     found = {
-        "cuda": torch.cuda.is_available(),
+        "cuda": has_cuda(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
@@ -143,14 +165,20 @@ def pick_device(machine: Machine) -> str:
         return next(kind for kind, there in found.items() if there)
     if not found[machine.device]:
         there = ", ".join(kind for kind, yes in found.items() if yes)
+        if machine.device == "cuda" and (fault := cuda_fault()):
+            raise UserError(f"machine.device: torch does not use this machine's GPU: {fault}")
         raise UserError(
             f"machine.device: {machine.device!r} is not on this machine; there is: {there}"
         )
     return machine.device
 
 
-def pick_compute(machine: Machine, device: str) -> torch.dtype:
-    """Type of the matrix products: as asked, or bfloat16 where the hardware multiplies it."""
+def pick_compute(machine: Machine, device: str, trains: bool = False) -> torch.dtype:
+    """Type of the matrix products: as asked, or bfloat16 where the hardware multiplies it.
+
+    A GPU that does not takes float16 to train, whose steps are skipped where its range is too
+    small; a text would end there, so what draws one takes float32.
+    """
     if machine.dtype != "auto":
         if machine.dtype == "float16" and device == "cpu":
             raise UserError("machine.dtype: float16 needs a GPU; a CPU takes float32 or bfloat16")
@@ -159,8 +187,9 @@ def pick_compute(machine: Machine, device: str) -> torch.dtype:
         ]
     if device == "cuda":
         # emulated it would be slower than float32
-        bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if bfloat16 else torch.float16
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16
+        return torch.float16 if trains else torch.float32
     if device == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16"):
         return torch.bfloat16
     return torch.float32
@@ -200,6 +229,10 @@ def prepare(machine: Machine) -> torch.device:
     if kind == "cpu":
         keep_freed_memory()
     if kind != "cuda":
+        first = os.environ.get("RANK", "0") == "0"
+        if first and machine.device == "auto" and (fault := cuda_fault()):
+            said = f"torch does not use this machine's GPU, so this runs on its {kind}: {fault}"
+            print(said, file=sys.stderr, flush=True)
         return torch.device(kind)
     device = torch.device(kind, int(os.environ.get("LOCAL_RANK", "0")))
     torch.cuda.set_device(device)
@@ -264,7 +297,7 @@ def join(machine: Machine, trains: bool = False) -> World:
         rank=rank,
         size=size,
         device=device,
-        compute=pick_compute(machine, device.type),
+        compute=pick_compute(machine, device.type, trains=True),
         compile=compiled,
         deterministic=in_order or device.type == "cpu",  # of MPS nothing is known
         parallel=machine.parallel,

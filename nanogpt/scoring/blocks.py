@@ -10,27 +10,26 @@ last. So two models of different tokenizers can be compared block by block.
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nanogpt.batches import Text, borders
 from nanogpt.common.errors import UserError
 from nanogpt.common.progress import bar
 from nanogpt.evaluation import measures, total_loss, window_total
 from nanogpt.formats.weights import load_model
 from nanogpt.machine.distributed import World
-from nanogpt.text import tokenizer
-from nanogpt.text.tokenizer import Tokenizer
+from nanogpt.scoring.reading import read, scored
 from nanogpt.text.tokens import HeldOut
+from nanogpt.text.words import tokenizer
 
 BLOCK = 512  # bytes
-SHOWN = 8  # characters in a message
 
 
 @dataclass(frozen=True)
@@ -41,33 +40,51 @@ class Scores:
     bytes: NDArray[np.int64]  # of each block: (blocks,); the last of a document may be shorter
     document: NDArray[np.int64]  # that each block is of: (blocks,), from 0, in order
     total: float  # nats of all tokens, as `total_loss` sums them
-    count: int  # tokens with a loss: all but the first
-    tokens: int
+    count: int  # tokens with a loss: all that count but, if it does, the first
+    tokens: int  # that count
     context: int  # tokens in a window
     skipped: int  # bytes of the text that the first token stands for, which have no loss
     unknown: int  # bytes that no token stands for, or only that of what is not in the vocabulary
+
+    def by_part(self, documents: Sequence[int]) -> NDArray[np.float64]:
+        """Bits per byte of each part of the text, of so many documents: (parts,); NaN of none."""
+        part = np.searchsorted(np.cumsum(documents), self.document, side="right")
+        nats, sizes = (np.bincount(part, of, len(documents)) for of in (self.nats, self.bytes))
+        sizes[sizes == 0] = math.nan
+        bits: NDArray[np.float64] = nats / sizes / math.log(2)
+        return bits
 
     def figures(self) -> dict[str, float | int]:
         """Loss, perplexity, bits per byte and tokens: `evaluation.measures`."""
         return measures(self.total, self.count, self.tokens, int(self.bytes.sum()))
 
 
-def score(folder: Path, text: HeldOut, context: int, world: World, block: int = BLOCK) -> Scores:
+def score(
+    folder: Path,
+    text: HeldOut,
+    context: int,
+    world: World,
+    block: int = BLOCK,
+    apart: bool = False,
+) -> Scores:
     """Score the model in `folder` on a text, in windows of `context` tokens or of its own fewer.
+
+    Of conversations the assistant's answers are scored, each conversation from its start.
 
     All processes of `world` must call this, and all get the scores.
 
     Args:
         context: that the model was trained in; a config.json may promise more.
         block: bytes.
+        apart: whether no document sees another, as in a training with packing: documents.
 
     Raises:
         UserError: no model is in the folder, or it is damaged; its tokenizer lacks characters of
             the text; or the text is shorter than two tokens.
     """
     encoder = tokenizer.load(folder)
-    read = _read(folder, encoder, text)
-    _check_ids(folder, text, read.ids)
+    ids, places, document, starts, counted, unknown = read(folder, encoder, text)
+    _check_ids(folder, text, ids)
     model = load_model(folder, world.device, world.compute)
     if encoder.vocab_size > model.config.vocab_size:
         raise UserError(
@@ -75,98 +92,45 @@ def score(folder: Path, text: HeldOut, context: int, world: World, block: int = 
             f" {model.config.vocab_size:,} rows: they do not belong together"
         )
     context = min(context, model.config.context)
-    nats = np.zeros(len(read.ids))
+    nats = np.zeros(len(ids))
 
     def hear(places: NDArray[np.int64], losses: NDArray[np.float64]) -> None:
         nats[places] = losses
 
-    with bar(window_total(read.ids, context), f"score {text.name}", "window") as progress:
-        total, count = total_loss(model, read.ids, context, world, progress.update, hear)
+    borders_of, given = None, starts[:1]  # the tokens that are not predicted
+    if apart or counted is not None:
+        borders_of = borders(ids, starts, None if encoder.begin else encoder.eot)
+        talks = [*text.talks()]
+        borders_of[talks, 0] = starts[talks]  # a template has all that begins one
+        given = starts[borders_of[:, 0] == starts]
+    cut = Text(ids, counted, borders_of)
+    with bar(window_total(cut, context), f"score {text.name}", "window") as progress:
+        total, count = total_loss(model, cut, context, world, progress.update, hear)
     if world.size > 1:  # each has scored some
         nats = world.sum(torch.from_numpy(nats).to(world.device)).cpu().numpy()
+    if counted is None and not encoder.begin:  # a first letter costs what others do
+        nats[given[1:]] = total / count
+    text = scored(text)
     sizes = np.diff([*text.starts, len(text.data)])
     blocks = -(-sizes // block)  # of each document
     first = np.cumsum(blocks) - blocks
-    document = np.repeat(np.arange(len(sizes)), blocks)
-    begins = (np.arange(len(document)) - first[document]) * block
+    of = np.repeat(np.arange(len(sizes)), blocks)
+    begins = (np.arange(len(of)) - first[of]) * block
+    own = slice(None) if counted is None else counted
+    # what begins a document stands for nothing, and where it is given it costs nothing
+    free = len(given) if counted is None else int(counted[given].sum())
+    unseen = 0 if encoder.begin or counted is not None else int(np.diff(places[0])[0])
     return Scores(
-        nats=_share_out(nats, read.places, first[read.document], block, len(document)),
-        bytes=np.minimum(block, sizes[document] - begins),
-        document=document,
+        nats=_share_out(nats[own], places[own], first[document[own]], block, len(of)),
+        bytes=np.minimum(block, sizes[of] - begins),
+        document=of,
         total=total,
         count=count,
-        tokens=len(read.ids),
+        tokens=len(nats[own]) - (max(0, free - 1) if encoder.begin else 0),
         context=context,
-        skipped=0 if encoder.begin else int(np.diff(read.places[0])[0]),
-        unknown=read.unknown,
+        skipped=unseen,
+        unknown=unknown,
     )
-
-
-class _Read(NamedTuple):
-    """A text as a tokenizer reads it."""
-
-    ids: NDArray[np.uint32]  # (tokens,)
-    places: NDArray[np.int64]  # (tokens, 2): bytes of its document, from one up to another
-    document: NDArray[np.int64]  # that each token is of: (tokens,)
-    unknown: int  # bytes
-
-
-def _read(folder: Path, encoder: Tokenizer, text: HeldOut) -> _Read:
-    """The ids of all documents, with what stands around each, as `tokenize` writes them."""
-    end = [encoder.eot] if text.ends and encoder.eot is not None else []
-    ids: list[NDArray[np.uint32]] = []
-    places: list[NDArray[np.int64]] = []
-    unknown = 0
-    for index in range(len(text.starts)):
-        data = text.document(index)
-        size = len(data)
-        try:
-            inner, spans = encoder.spans(data.decode())
-        except UserError as error:
-            raise UserError(f"{folder}: {_lacks(encoder, text) or error}") from None
-        starts = np.minimum(spans[:, 0], size - 1)
-        stops = np.maximum(spans[:, 1], starts + 1)  # part of a character may stand for nothing
-        stood = np.zeros(size + 1, np.int64)
-        known = inner != encoder.unknown if encoder.unknown is not None else slice(None)
-        np.add.at(stood, starts[known], 1)
-        np.add.at(stood, stops[known], -1)
-        unknown += int((np.cumsum(stood)[:-1] == 0).sum())
-        ids.append(np.concatenate((encoder.begin, inner, end)).astype(np.uint32))
-        before, after = [0, 1] * len(encoder.begin), [size - 1, size] * len(end)
-        inside = np.stack((starts, stops), axis=1).ravel()
-        places.append(np.concatenate((before, inside, after)).astype(np.int64).reshape(-1, 2))
-    if (count := sum(map(len, ids))) < 2:
-        raise UserError(
-            f"{text.name} is {count} token{'s' * (count != 1)} long, and a loss needs one token and"
-            " another that follows it; take a longer text"
-        )
-    document = np.repeat(np.arange(len(ids)), [len(some) for some in ids])
-    return _Read(np.concatenate(ids), np.concatenate(places), document, unknown)
-
-
-def _lacks(encoder: Tokenizer, text: HeldOut) -> str:
-    """Which characters of a text cannot be encoded, and how many; "": each can."""
-    counts = Counter(text.data.decode())
-    found = lacking(encoder, (character for character, _ in counts.most_common()))
-    if not found:
-        return ""
-    number = sum(counts[character] for character in found)
-    shown = ", ".join(map(repr, found[:SHOWN])) + (", ..." if len(found) > SHOWN else "")
-    return (
-        f"its tokenizer does not know {number:,} of {counts.total():,} characters of {text.name}"
-        f" ({shown}), so they have no loss; take a text that it knows, or another model"
-    )
-
-
-def lacking(encoder: Tokenizer, characters: Iterable[str]) -> list[str]:
-    """Those of some characters that a tokenizer refuses."""
-    found = []
-    for character in characters:
-        try:
-            encoder.encode_array(character)
-        except UserError:
-            found.append(character)
-    return found
 
 
 def _check_ids(folder: Path, text: HeldOut, ids: NDArray[np.uint32]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from nanogpt.scoring.blocks import Scores
 from nanogpt.scoring.paired import ENOUGH
+from nanogpt.scoring.reading import scored
 from nanogpt.text.tokens import HeldOut
 
 MOST = 5  # rows, of each direction
@@ -39,6 +40,7 @@ def code(text: str) -> str:
 
 def differences(text: HeldOut, a: Scores, b: Scores) -> Iterator[str]:
     """Two tables of where one model's loss is furthest below the other's, in bits per byte."""
+    text = scored(text)
     whole = len(text.starts) >= ENOUGH
     # the first block of each document, or each block
     first = np.flatnonzero(np.diff(a.document, prepend=-1)) if whole else np.arange(len(a.nats))

@@ -18,7 +18,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
 
 from nanogpt.scoring.blocks import Scores
 
@@ -97,6 +96,8 @@ def _interval(
     Args:
         new, old: nats of each unit, (units,). run: neighbours that are drawn together.
     """
+    from scipy.special import ndtr, stdtrit  # a training that never compares need not wait for it
+
     for model, gain in ((new, -math.inf), (old, math.inf)):
         if not np.isfinite(model).all():
             return gain, gain, gain

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from nanogpt.common.errors import UserError
-from nanogpt.text.tokenizer import Tokenizer, load
+from nanogpt.text.talks.chat import Conversation
 from nanogpt.text.tokens import DTYPES, HeldOut, Tokens
+from nanogpt.text.words.tokenizer import Tokenizer, load
 
 PASSAGES = 16
 LENGTH = 120  # bytes of a passage, or half as many of a short document
@@ -33,6 +34,7 @@ def seen(text: HeldOut, tokens: Tokens) -> Seen:
     path = tokens.folder / "train.bin"
     if path.stat().st_size > LARGEST:
         return Seen(0, 0)
+    text = _messages(text)
     encoder, dtype = load(tokens.folder), DTYPES[tokens.manifest.dtype]
     cut = {_passage(text, int(place)) for place in np.linspace(0, len(text.data) - 1, PASSAGES)}
     wanted = [place for place in cut if place is not None]
@@ -43,6 +45,18 @@ def seen(text: HeldOut, tokens: Tokens) -> Seen:
             for place in wanted
         )
     return Seen(found, len(wanted))
+
+
+def _messages(text: HeldOut) -> HeldOut:
+    """Each message of a conversation as a document: what is around it depends on the template."""
+    talks, found = {*text.talks()}, []
+    for index in range(len(text.starts)):
+        document = text.document(index).decode()
+        if index in talks:
+            found += [message.content for message in Conversation.from_json(document).messages]
+        else:
+            found.append(document)
+    return HeldOut.of(text.name, *found) if talks else text
 
 
 def _passage(text: HeldOut, place: int) -> tuple[int, int, int] | None:

@@ -36,6 +36,7 @@ from nanogpt.trainer import pass_count
 from nanogpt.training import lora
 from nanogpt.training.checkpoint import FILE_BYTES
 
+SWITCH = "NANOGPT_MEMORY_CHECK"
 SHORTEST = 64  # the shortest context that a message proposes
 # bytes that a CPU's first step of each kind takes for good, beside tensors: code that is read from
 # libraries, and that oneDNN makes for each shape of a product
@@ -58,7 +59,9 @@ def estimate(config: GPTConfig, settings: Settings, world: World) -> int:
 
     def losses(windows: int) -> Tensor:
         ids = torch.zeros(windows, context, dtype=torch.long)
-        return model(ids, ids)[1].sum()  # type: ignore[no-any-return]
+        positions = ids if train.packing == "documents" else None
+        found: Tensor = model(ids, ids, positions=positions)
+        return found.sum()
 
     with FakeTensorMode(), world.device, Counter() as counter:
         sharded = world.size > 1 and world.shards(GPT(config))
@@ -75,10 +78,10 @@ def estimate(config: GPTConfig, settings: Settings, world: World) -> int:
             losses(scored)
         held = []
         if sharded:
-            # two blocks and the weights outside of blocks are whole for a while, and a second time
-            # for the exchange
+            # two blocks, in the type of products, and the weights outside of blocks are whole for a
+            # while, and a second time for the exchange
             sizes = [sum(p.nbytes for p in m.parameters()) for m in (model, *model.blocks)]
-            whole = sizes[0] - sum(sizes[1:]) + 2 * sizes[1]
+            whole = sizes[0] - sum(sizes[1:]) + 2 * sizes[1] * world.compute.itemsize // 4
             held.append(torch.empty(2 * whole, dtype=torch.uint8))
         counter.share = own
         if world.device.type == "cpu":
@@ -108,7 +111,9 @@ def available(device: torch.device) -> int:
     process is in, shared evenly by the processes of a training on this machine.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # with what an earlier training in this process has freed, which torch keeps
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     rooms = [int(psutil.virtual_memory().available), *_group_rooms()]
     return int(min(rooms)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
@@ -137,12 +142,29 @@ def peak(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def refuses() -> bool:
+    """Whether what is too big is refused, as the environment has it.
+
+    Raises:
+        UserError: it says neither on nor off.
+    """
+    asked = os.environ.get(SWITCH, "on")
+    if asked not in ("on", "off"):
+        raise UserError(f"{SWITCH}: {asked!r} should be on or off")
+    return asked == "on"
+
+
 def check(config: GPTConfig, settings: Settings, world: World) -> None:
     """Refuse a training that is too big for its machine, before it takes any memory.
+
+    The environment's NANOGPT_MEMORY_CHECK=off says not to: then what is too big fails in its first
+    steps, or is killed.
 
     Raises:
         UserError: it needs more than there is; says what would fit.
     """
+    if not refuses():
+        return
     there = available(world.device)
     # counting takes a second; a training far from the limit does not wait for it
     if 2 * _at_most(config, settings) < there:
@@ -172,7 +194,9 @@ def check(config: GPTConfig, settings: Settings, world: World) -> None:
             )
     raise UserError(
         f"this training needs {_gib(needed)} of memory in each process, and it can have"
-        f" {_gib(there)} of this {world.device.type}'s; {said}:\n  " + "\n  ".join(fitting)
+        f" {_gib(there)} of this {world.device.type}'s; {said}:\n  "
+        + "\n  ".join(fitting)
+        + f"\nThis is a count, not a trial. If you know better: {SWITCH}=off before the command"
     )
 
 

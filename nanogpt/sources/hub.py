@@ -1,10 +1,9 @@
-"""What the Hugging Face hub gives: the text of a data set, the files of a model.
+"""Models of the Hugging Face hub.
 
-    HubDataset("Skylion007/openwebtext", "plain_text", commit).fetch(Path("corpus"))
     HubModel("openai-community/gpt2", commit).fetch(Path("base"))
 
-Both are a `sources.fetch.Source`. A model goes through the user's ordinary cache of the hub, so one
-that is in there at the commit asked for needs no network.
+A `sources.fetch.Source`, through the user's ordinary cache of the hub: a model that is in there at
+the commit asked for needs no network.
 """
 
 import hashlib
@@ -12,23 +11,20 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from errno import EDQUOT, ENOSPC, EROFS
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nanogpt.common.errors import UserError
-from nanogpt.common.fields import fields_of
 from nanogpt.common.progress import bar, filling
 from nanogpt.sources.fetch import SourceError, check, fault
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
-SHARD = 1 << 29  # bytes of text in one parquet file: a few hundred MB once compressed
 TIMEOUT = 10  # seconds that the hub may take to say anything at all
 
 WEIGHTS = "model.safetensors"
@@ -43,69 +39,6 @@ ABOUT = ("config.json", "generation_config.json", *TOKENIZER)
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 HERE = ENOSPC, EDQUOT, EROFS  # the fault is this machine's
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
-
-
-@dataclass(frozen=True)
-class HubDataset:
-    """The train split of a data set: its text, in shards of parquet."""
-
-    id: str
-    config: str | None
-    revision: str  # a commit, a tag or a branch
-    text_field: str = "text"
-
-    @property
-    def name(self) -> str:
-        config = f":{self.config}" if self.config else ""
-        return f"hf:{self.id}{config}@{self.revision}"
-
-    def fetch(self, folder: Path) -> str:
-        print(f"asking the Hugging Face hub for {self.name} ...", file=sys.stderr, flush=True)
-        import datasets  # these cost a second; only who needs them waits for them
-        import huggingface_hub
-
-        try:
-            commit = huggingface_hub.HfApi().dataset_info(self.id, revision=self.revision).sha
-            rows = datasets.load_dataset(
-                self.id, self.config, revision=commit, split="train", streaming=True
-            )
-            split = (rows.info.splits or {}).get("train")
-            batches = rows.with_format("arrow").iter(batch_size=1000)
-            with bar(split.num_examples if split else None, "download", " documents") as progress:
-                for documents in self._write(batches, folder):
-                    progress.update(documents)
-        except SourceError:
-            raise
-        except huggingface_hub.errors.OfflineModeIsEnabled as error:
-            raise SourceError(str(error)) from error
-        except Exception as error:  # the hub's libraries raise many unrelated kinds
-            raise fault(error) from error
-        return replace(self, revision=str(commit)).name
-
-    def _write(self, batches: Iterator[Any], folder: Path) -> Iterator[int]:
-        """Write the text column of Arrow tables into shards; yields each table's documents."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        schema = pa.schema([(self.text_field, pa.string())])
-        for shard, first in enumerate(batches):
-            with pq.ParquetWriter(
-                folder / f"{shard:05d}.parquet", schema, compression="zstd"
-            ) as writer:
-                size = 0
-                for batch in chain([first], batches):
-                    if self.text_field not in batch.column_names:
-                        columns = fields_of(batch.slice(0, 1).to_pylist()[0], self.text_field)
-                        raise SourceError(f"no column {self.text_field!r}; its columns: {columns}")
-                    kind = batch.schema.field(self.text_field).type
-                    if kind not in (pa.string(), pa.large_string(), pa.string_view()):
-                        raise SourceError(f"its column {self.text_field!r} holds {kind}, not text")
-                    table = batch.select([self.text_field]).cast(schema)
-                    writer.write_table(table)
-                    yield table.num_rows
-                    size += table.nbytes
-                    if size >= SHARD:
-                        break
 
 
 @dataclass(frozen=True)
@@ -133,7 +66,7 @@ class HubModel:
             # first, as it fails at once: asked for files, the library tries for half a minute
             info = HfApi().model_info(self.id, revision=self.revision, timeout=TIMEOUT)
         except (errors.HfHubHTTPError, ValueError) as error:
-            raise self._explain(error) from error
+            raise explain(error, "model", self.revision) from error
         except Exception as error:
             reason = f"the Hugging Face hub cannot be reached ({fault(error)})"
             offline = isinstance(error, errors.OfflineModeIsEnabled)
@@ -146,7 +79,7 @@ class HubModel:
         except Exception as error:
             if getattr(error, "errno", None) in HERE:
                 raise  # no other attempt, and no other source, makes room
-            raise self._explain(error) from error
+            raise explain(error, "model", self.revision) from error
 
     def _copy(self, folder: Path, commit: str, cached: bool) -> str:
         """Copy from the user's cache what makes the model; what is missing there is fetched.
@@ -175,27 +108,29 @@ class HubModel:
         with bar(size, "copy", "B") as progress:
             for name in names:
                 shutil.copyfile(snapshot / name, folder / name)
-                sha256 = _check_blob(folder / name, files[name], self.id)
+                sha256 = check_blob(folder / name, files[name], f"model/{self.id}")
                 check(name, sha256, self.sha256 if name == WEIGHTS else None)
                 progress.update(files[name].size)
         return replace(self, revision=commit).name
 
-    def _explain(self, error: Exception) -> SourceError:
-        from huggingface_hub import errors
 
-        if not isinstance(error, errors.HfHubHTTPError):
-            return fault(error)
-        status = error.response.status_code
-        if isinstance(error, errors.GatedRepoError):
-            return SourceError(f"it is gated: accept its licence on its page, and {LOGIN}")
-        if isinstance(error, errors.RevisionNotFoundError):
-            return SourceError(f"the model has no revision {self.revision!r}")
-        if isinstance(error, errors.RepositoryNotFoundError):
-            private = f", or it is private: {LOGIN}" if status == 401 else ""
-            return SourceError(f"the hub has no such model (check the spelling){private}")
-        if status in (401, 403):
-            return SourceError(f"the hub does not accept your token: {LOGIN}")
+def explain(error: Exception, kind: str, revision: str) -> SourceError:
+    """What the hub said of a `kind` of repository: a model, a data set."""
+    from huggingface_hub import errors
+
+    if not isinstance(error, errors.HfHubHTTPError):
         return fault(error)
+    status = error.response.status_code
+    if isinstance(error, errors.GatedRepoError):
+        return SourceError(f"it is gated: accept its licence on its page, and {LOGIN}")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return SourceError(f"the {kind} has no revision {revision!r}")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        private = f", or it is private: {LOGIN}" if status == 401 else ""
+        return SourceError(f"the hub has no such {kind} (check the spelling){private}")
+    if status in (401, 403):
+        return SourceError(f"the hub does not accept your token: {LOGIN}")
+    return fault(error)
 
 
 def model_files(folder: Path, names: Collection[str]) -> list[str]:
@@ -245,7 +180,7 @@ def _instead(names: Collection[str]) -> str:
     return ""
 
 
-def _check_blob(path: Path, file: "RepoFile", model: str) -> str:
+def check_blob(path: Path, file: "RepoFile", repository: str) -> str:
     """Compare a file with what git knows it by, itself or through git-lfs; returns its SHA-256.
 
     The library's cache of a commit's list of files keeps no `lfs`, so the pointer is made anew.
@@ -253,7 +188,7 @@ def _check_blob(path: Path, file: "RepoFile", model: str) -> str:
     """
     from huggingface_hub.utils.sha import git_hash
 
-    again = f"remove it with `hf cache rm model/{model}`"
+    again = f"remove it with `hf cache rm {repository}`"
     actual = path.stat().st_size
     if actual != file.size:
         raise SourceError(f"{path.name} has {actual:,} bytes of {file.size:,}; {again}")

@@ -1,6 +1,6 @@
 """The user's own texts: a file, a glob or a folder → the files that make a corpus.
 
-    paths, note = own_files("poems", CORPORA)       # all .txt .md .jsonl .parquet below poems/
+    paths, note = own_files("poems", CORPORA)       # all texts and tables below poems/
 
 What a glob matches has to be readable, all of it. Of a folder the readable files are taken, and the
 note counts the others. Hidden files and folders are left out, as in a glob.
@@ -15,15 +15,14 @@ from pathlib import Path
 from nanogpt.common.errors import UserError
 from nanogpt.common.recipe import did_you_mean
 from nanogpt.sources.fetch import real_path
+from nanogpt.text.raw import KINDS, READABLE, is_readable, kind_of
 
-SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
-PACKED, TABLE, MARKUP = "unpack it", "write it as .jsonl or .parquet", "take the text out of it"
+PACKED, TABLE, MARKUP = "unpack it", "write it as .csv or .parquet", "take the text out of it"
 PLAIN = "give it the suffix .txt if it is plain text"
 OTHERS = {  # what to do with files of other kinds
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"), PACKED),
-    **dict.fromkeys((".csv", ".tsv", ".xlsx", ".arrow", ".feather"), TABLE),
+    **dict.fromkeys((".tsv", ".xlsx", ".arrow", ".feather"), TABLE),
     **dict.fromkeys((".pdf", ".html", ".htm", ".xml", ".docx", ".odt", ".epub"), MARKUP),
-    ".json": "write an object a line, as .jsonl: `jq -c '.[]'`",
 }
 
 
@@ -68,21 +67,22 @@ def _below(name: str, folder: str) -> tuple[list[str], str]:
         ]
     # a file that links name too is one, as in `own_files`
     files = [*{real_path(path): path for path in sorted(files, reverse=True)}.values()]
-    kinds = Counter(map(_suffix, files))
-    taken = [f"{kinds[suffix]:,} {suffix}" for suffix in SUFFIXES if suffix in kinds]
+    kinds = Counter(kind_of(path) for path in files if is_readable(path))
+    order = sorted(kinds, key=lambda kind: (KINDS.index(kind[0]), kind[1]))
+    taken = [f"{kinds[kind]:,} {''.join(kind)}" for kind in order]
+    unread = Counter(_suffix(path) for path in files if not is_readable(path))
     others = [
-        f"{kinds[suffix]:,} {suffix or 'without a suffix'} ({OTHERS.get(suffix, PLAIN)})"
-        for suffix in sorted(kinds.keys() - {*SUFFIXES})
+        f"{count:,} {suffix or 'without a suffix'} ({OTHERS.get(suffix, PLAIN)})"
+        for suffix, count in sorted(unread.items())
     ]
     left = "; left out: " + ", ".join([*others, *([f"{hidden:,} hidden"] if hidden else [])])
     left = left if others or hidden else ""
     if not taken:
         raise UserError(
-            f"download.corpus: the folder {name!r} has no file that can be read"
-            f" ({' '.join(SUFFIXES)}){left}"
+            f"download.corpus: the folder {name!r} has no file that can be read ({READABLE}){left}"
         )
     note = f"the folder {name}: {', '.join(taken)}{left}"
-    return [path for path in files if _suffix(path) in SUFFIXES], note
+    return [path for path in files if is_readable(path)], note
 
 
 def _unreadable(error: OSError) -> None:
@@ -98,7 +98,7 @@ def _nothing(name: str, pattern: str, known: Collection[str]) -> str:
         f"{name!r} is neither a known corpus nor a file or folder, seen from {Path.cwd()}"
         + did_you_mean(name, [*known, *beside])
         + f"\n  known: {', '.join(known)}, hf:<dataset id>@<revision>, an address,"
-        + f" a folder, or files by path or glob ({' '.join(SUFFIXES)})"
+        + f" a folder, or files by path or glob ({READABLE})"
     )
 
 
@@ -119,10 +119,10 @@ def _check_file(path: str) -> None:
 
 def check_suffix(path: str) -> None:
     """Refuse a file whose name says that it is of no kind that can be read."""
-    if (suffix := _suffix(path)) not in SUFFIXES:
+    if not is_readable(path):
         raise UserError(
-            f"download.corpus: cannot read {path}: not one of {' '.join(SUFFIXES)};"
-            f" {OTHERS.get(suffix, PLAIN)}"
+            f"download.corpus: cannot read {path}: not one of {READABLE};"
+            f" {OTHERS.get(_suffix(path), PLAIN)}"
         )
 
 

@@ -67,18 +67,24 @@ def main(settings: Settings) -> None:
 
 
 def _corpus(settings: Settings) -> Digests:
-    """One's own texts, by their names below their nearest common folder."""
-    name = settings.download.corpus
+    """One's own texts, by their names in raw/corpus: below their nearest common folder."""
+    parts = settings.download.parts
+    own: Digests = {}
     try:
-        found = corpora.find(name, settings.download.text_field)
+        found = [corpora.find(name, field) for name, field in parts]
     except UserError as error:
         raw = open_raw(settings.path("raw")) if settings.path("raw").exists() else None
-        if not raw or raw.corpus != public(name):
+        if not raw or [part.name for part in raw.parts] != [public(name) for name, _ in parts]:
             raise
         _missing(error)
         return {file.name.removeprefix("corpus/"): file.sha256 for file in raw.files}
-    paths = [Path(p) for s in found.sources if isinstance(s, Files) for p in s.paths]
-    return _digests(paths, settings.path(KNOWN))
+    for number, corpus in enumerate(found):
+        corpora.check_talks(parts[number][0], corpus)
+        paths = [Path(p) for s in corpus.sources if isinstance(s, Files) for p in s.paths]
+        below = f"{number}/" if len(found) > 1 else ""
+        digests = _digests(paths, settings.path(KNOWN))
+        own |= {f"{below}{name}": digest for name, digest in digests.items()}
+    return own
 
 
 def _base(name: str, settings: Settings) -> Digests:

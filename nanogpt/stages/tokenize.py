@@ -7,18 +7,22 @@ from nanogpt.common.command import run_stage
 from nanogpt.common.groups import thread_count
 from nanogpt.settings import Settings, load
 from nanogpt.text.writer import tokenize
+from nanogpt.text.writing.cluster import executor
 
 
 def main(settings: Settings) -> None:
     raw, tokens = settings.path("raw"), settings.path("tokens")
     processes = thread_count(settings.machine.threads)
-    made = tokenize(raw, tokens, settings.tokenize, processes=processes)
+    with executor(settings.machine.tokenize_executor, raw) as work:
+        made = tokenize(raw, tokens, settings.tokenize, work, processes)
     print(f"{made.corpus}: a vocabulary of {made.vocab_size:,} ({made.dtype})")
     for name, split in made.splits.items():
-        count = split.documents
+        of = "" if made.masked else f" of {split.bytes:,} bytes"
         print(
-            f"  {name}: {split.tokens:,} tokens of {split.bytes:,} bytes"
-            f" in {count:,} document{'' if count == 1 else 's'}"
+            f"  {name}: {split.tokens:,} tokens{of}"
+            f" in {split.documents:,} document{'' if split.documents == 1 else 's'}"
+            + f"; all but prompts: {split.counted:,} tokens of {split.bytes:,} bytes"
+            * made.masked
         )
 
 

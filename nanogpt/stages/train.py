@@ -12,35 +12,40 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from nanogpt import optim
-from nanogpt.batches import window_count
 from nanogpt.common.command import run_stage
 from nanogpt.common.errors import Stopped, UserError
 from nanogpt.common.files import whole_folder, write_text
 from nanogpt.common.secrets import without_folder
 from nanogpt.common.told import stops
-from nanogpt.evaluation import bits_per_byte
 from nanogpt.formats.base import Base, open_base
 from nanogpt.formats.weights import weights_sha256
 from nanogpt.machine.distributed import World, join, lost_peer, process_count
 from nanogpt.machine.launch import LOST_PEER, launch
+from nanogpt.optim import build, state_tensors
 from nanogpt.settings import Settings, load
 from nanogpt.sizing import memory
 from nanogpt.sizing.ahead import before_training
+from nanogpt.sizing.passes import fit
 from nanogpt.text.tokens import Tokens, open_tokens
 from nanogpt.tracking import client, datasets, outbox, run
 from nanogpt.tracking.naming import run_name
 from nanogpt.tracking.versions import record as records
 from nanogpt.trainer import Hooks, Progress, Trainer
+from nanogpt.training import texts
 from nanogpt.training.checkpoint import Saves, fingerprint_of
 from nanogpt.training.journal import Journal, read, write_curves
 from nanogpt.training.publish import publish
 from nanogpt.training.start import initial_config, initial_model, trained
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PART = "val_bits_per_byte/"  # and the name of a corpus
 PUBLISHED = "NANOGPT_PUBLISHED"  # names a file that tells `make join` who published the model
 
 
@@ -70,7 +75,7 @@ def main(settings: Settings) -> None:
 
 def check(settings: Settings, tokens: Tokens) -> None:
     """Refuse what cannot be trained before any process starts."""
-    window_count(len(tokens.split("train")), settings.model.context)
+    texts.windows_of(tokens, settings)
     before_training(settings, tokens)
 
 
@@ -80,6 +85,8 @@ class Training:
     def __init__(self, settings: Settings, tokens: Tokens, base: Base, world: World) -> None:
         self.settings, self.tokens, self.base, self.world = settings, tokens, base, world
         self.told = listen(alone=world.size == 1)
+        self.apart = settings.train.packing == "documents"
+        self.bits = partial(texts.bits, tokens, self.apart)
         self.fingerprint = fingerprint_of(settings, tokens.digest, base.digest)
         folder = settings.path("state") / self.fingerprint[:16]
         self.saves = Saves(folder, world, patience=10 if settings.machine.nodes == 1 else 120)
@@ -97,18 +104,21 @@ class Training:
             UserError: there is not enough memory; the base, `train.lora` or the save is of no use.
         """
         settings, tokens, world = self.settings, self.tokens, self.world
-        memory.check(initial_config(settings, tokens, settings.path("base")), settings, world)
+        config = initial_config(settings, tokens, settings.path("base"))
+        settings = self.settings = fit(config, settings, world)
+        memory.check(config, settings, world)
+        self.windows = texts.windows_of(tokens, settings)
         model = initial_model(settings, tokens, settings.path("base"), world.compute)
         model.activation_checkpointing = settings.machine.activation_checkpointing
         self.model = world.place(model)
-        self.optimizers = optim.build(self.model, settings.train)
+        self.optimizers = build(self.model, settings.train)
         self.progress, self.rows = Progress(), None
         if self.saves.step >= 0:
             self.progress, self.rows = self.saves.resume(self.tensors())
 
-    def tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> "dict[str, Tensor]":
         """All that a save keeps, as it is now."""
-        return trained(self.model) | optim.state_tensors(self.model, self.optimizers)
+        return trained(self.model) | state_tensors(self.model, self.optimizers)
 
     def run(
         self,
@@ -129,11 +139,12 @@ class Training:
         trainer = Trainer(
             self.model,
             self.optimizers,
-            (self.tokens.split("train"), self.tokens.split("val")),
+            self.windows,
+            texts.held_out(self.tokens, self.apart),
             self.settings,
             self.world,
             self.progress,
-            Hooks(record, save, self.told),
+            Hooks(record, save, self.bits, self.told),
         )
         try:
             trainer.fit()
@@ -162,23 +173,21 @@ class Training:
             {
                 "training": datasets.describe(self.tokens, "train"),
                 "validation": datasets.describe(self.tokens, "val"),
+                "corpus": datasets.profile(self.tokens),
             },
         )
-
-        def record(step: int, metrics: dict[str, float]) -> None:
-            journal.record(step, metrics)
-            if "val_loss" in metrics:
-                journal.record(step, {"val_bits_per_byte": self.bits(metrics["val_loss"])})
-
         try:
-            self.run(record, journal.save)
+            self.run(journal.record, journal.save)
             self.end_if_told("trained to the end, which is saved")
             self.publish(journal)
             progress, model = self.progress, self.settings.path("model")
             registration = {
                 "weights_sha256": weights_sha256(model),
                 "step": progress.best_step,
-                "metrics": {"val_loss": progress.best_loss},
+                "metrics": {
+                    "val_bits_per_byte": self.bits(progress.best_loss),
+                    "val_loss": progress.best_loss,
+                },
                 "tags": self.made_of() | {"context": str(self.settings.model.context)},
                 "sampling": self.settings.sample.model_dump(),
                 "made_of": records.complete(self.recorded, model),
@@ -214,23 +223,37 @@ class Training:
             journal.record(progress.step, {"peak_memory_gib": most / 2**30})
             print(f"train: peak memory {most / 2**30:.2f} GiB", file=sys.stderr, flush=True)
         journal.save()  # the last score may have no save of its own
+        bits = self.bits(progress.best_loss)
+        print(
+            f"train: val {bits:.4f} bits per byte, {progress.best_loss:.4f} nats a token, at step"
+            f" {progress.best_step:,}",
+            file=sys.stderr,
+            flush=True,
+        )
+        rows = read(self.saves.folder / "journal.jsonl")
+        at_best = (row.metrics.items() for row in rows if row.step == progress.best_step)
+        parts = {key: value for key, value in chain(*at_best) if key.startswith(PART)}
+        for key, value in parts.items():
+            print(
+                f"train: val {value:.4f} of {key.removeprefix(PART)}", file=sys.stderr, flush=True
+            )
+        if often := texts.seen(self.windows, progress.step * settings.train.batch_size):
+            print(f"train: read {often}", file=sys.stderr, flush=True)
         best = self.saves.best(progress, list(trained(self.model)))
         publish(settings, self.tokens, self.base, best, progress)
         with whole_folder(settings.path("curves")) as curves:
-            write_curves(read(self.saves.folder / "journal.jsonl"), curves)
+            write_curves(rows, curves)
         figures: dict[str, float | str] = {
+            "val_bits_per_byte": bits,
+            **parts,
             "val_loss": progress.best_loss,
             "best_step": progress.best_step,
             "weights_sha256": weights_sha256(settings.path("model"))[:16],
         }
         if self.base.name:
+            figures["base_val_bits_per_byte"] = self.bits(progress.first_loss)
             figures["base_val_loss"] = progress.first_loss
         write_text(settings.path("train.json"), json.dumps(figures, indent=1) + "\n")
-
-    def bits(self, loss: float) -> float:
-        """Bits per byte of the validation text at a loss in nats a token."""
-        split = self.tokens.manifest.splits["val"]
-        return bits_per_byte(loss, split.tokens, split.bytes)
 
     def end_if_told(self, done: str) -> None:
         """Between two acts of the end: each of them is whole, and may be done twice."""
@@ -268,6 +291,9 @@ class Training:
             file=sys.stderr,
             flush=True,
         )
+        visits = train.steps * train.batch_size
+        for line in texts.ahead(self.windows, visits):
+            print(f"train: {line}", file=sys.stderr, flush=True)
 
 
 def listen(alone: bool) -> Callable[[], int]:

@@ -1,211 +1,153 @@
-"""raw/ → documents: .txt and .md a document a file, .jsonl one a line, .parquet one a row.
+"""raw/ → documents: a .txt or .md is one, or several between separators; so is a line of .jsonl, an
+element of .json, a row of .csv or .parquet. All but .parquet may be packed, as .gz or .zst.
 
-    corpus = open_raw(raw)
-    for piece in pieces(raw, corpus.files):
-        for text in documents(raw, corpus.text_field, piece):
+    for part, files in corpus.by_part():
+        for piece in pieces(raw, part.reading, files):
+            for document in documents(raw, part.reading, piece):
 
-Pieces are small and can be read at the same time, by any process that sees the folder. Texts are
-taken as they are: no newline is translated. A byte order mark at the start of a file is not text.
-What has no character, or blanks alone, is no document.
+Pieces are small and can be read at the same time, by any process that sees the folder; but a .json,
+a .csv and all that is packed are one piece each. Texts are taken as they are, carriage returns too,
+unless they are to be Unix's. A byte order mark at the start of a file is not text. What has no
+character, or blanks alone, is no document.
 """
 
-import codecs
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from nanogpt.common.errors import UserError
-from nanogpt.common.fields import fields_of
 from nanogpt.common.manifest import File
+from nanogpt.text.kinds import array, lines, plain, rows, table
+from nanogpt.text.kinds.found import FILE, PIECE, Document, Fault, Piece, Text, Unreadable
+from nanogpt.text.raw import READABLE, Reading, is_readable, kind_of
 
-PIECE = 1 << 21  # bytes of a .jsonl in one piece
-MARK = b"\xef\xbb\xbf"  # the byte order mark in UTF-8
-MEND = "; mend it, or the file that it is a copy of, and run the same command again"
-KINDS = {  # how files begin that are no text
-    b"\xff\xfe": "UTF-16: `iconv -f UTF-16 -t UTF-8`",
-    b"\xfe\xff": "UTF-16: `iconv -f UTF-16 -t UTF-8`",
-    b"\x1f\x8b": "gzip: `gunzip`",
-    b"PK\x03\x04": "a zip archive, as office documents are",
-    b"%PDF": "PDF: `pdftotext`",
-    b"PAR1": "parquet: call it .parquet",
-}
+__all__ = [
+    "PIECE",
+    "Document",
+    "Piece",
+    "Text",
+    "documents",
+    "following",
+    "pieces",
+    "place",
+    "texts",
+]
 
-Text = tuple[int, str | None]  # where in its file, as `place` reads it, and what; null in the file
-
-
-class Piece(NamedTuple):
-    """Part of a file, from `start` up to `stop`: bytes, but of a .parquet row groups."""
-
-    file: str
-    start: int
-    stop: int
-    size: int  # bytes, before compression
+REST = ", with all that follows there"  # where nothing more of a piece can be read
 
 
-def pieces(raw: Path, files: Iterable[File]) -> Iterator[Piece]:
+def pieces(raw: Path, reading: Reading, files: Iterable[File]) -> Iterator[Piece]:
     """Everything in the files of a corpus, in their order.
 
     Raises:
-        UserError: a file is of no known kind, or is no parquet.
+        UserError: a file is of no known kind.
     """
     for file in files:
         name, size = file.name, file.bytes
-        match Path(name).suffix.lower():
-            case ".txt" | ".md":
-                yield Piece(name, 0, size, size)
-            case ".jsonl":
-                for start in range(0, size, PIECE):
+        match kind_of(name):
+            case (".txt" | ".md" | ".jsonl" as kind, ""):
+                whole = kind != ".jsonl" and reading.separator is None
+                for start in range(0, size or 1, PIECE):
                     stop = min(start + PIECE, size)
-                    yield Piece(name, start, stop, stop - start)
-            case ".parquet":
-                metadata = _parquet(raw / name).metadata
-                for group in range(metadata.num_row_groups):
-                    size = metadata.row_group(group).total_byte_size
-                    yield Piece(name, group, group + 1, size)
+                    yield Piece(name, start, stop, stop - start, whole and start > 0)
+            case (".parquet", ""):
+                try:
+                    sizes = rows.groups(raw / name)
+                except Unreadable:  # said by whoever reads it
+                    sizes = [size]
+                for group, bytes in enumerate(sizes):
+                    yield Piece(name, group, group + 1, bytes)
+            case _ if is_readable(name):
+                yield Piece(name, 0, size, size)
             case _:
-                raise UserError(f"{raw / name} is not one of .txt, .md, .jsonl, .parquet")
+                raise UserError(f"{raw / name} is not one of {READABLE}")
 
 
-def documents(raw: Path, text_field: str, piece: Piece) -> Iterator[str]:
+def following(raw: Path, reading: Reading, piece: Piece) -> Piece | None:
+    """The next piece, if it goes on with the document that this one ends with."""
+    kind, packing = kind_of(piece.file)
+    size = (raw / piece.file).stat().st_size
+    if kind not in (".txt", ".md") or packing or reading.separator or piece.stop >= size:
+        return None
+    stop = min(piece.stop + PIECE, size)
+    return Piece(piece.file, piece.stop, stop, stop - piece.stop, True)
+
+
+def documents(raw: Path, reading: Reading, piece: Piece) -> Iterator[Document]:
     """The documents of a piece in their order.
 
     Raises:
-        UserError: a text is not UTF-8, has no field `text_field`, or that is no text; says where.
+        UserError: as `texts`.
     """
-    return (text for _, text in texts(raw, text_field, piece) if text and not text.isspace())
+    parts: list[str] = []
+    for text in texts(raw, reading, piece):
+        if not text.goes_on:
+            yield from _whole(parts)
+            parts = []
+        if isinstance(text.document, str):
+            parts.append(text.document)
+        elif text.document is not None:
+            yield text.document
+    yield from _whole(parts)
 
 
-def texts(raw: Path, text_field: str, piece: Piece) -> Iterator[Text]:
-    """As `documents`, with those that are empty, blank or null."""
-    path = raw / piece.file
-    match path.suffix.lower():
+def _whole(parts: list[str]) -> Iterator[str]:
+    text = "".join(parts)
+    if text and not text.isspace():
+        yield text
+
+
+def texts(raw: Path, reading: Reading, piece: Piece) -> Iterator[Text]:
+    """As `documents`, with those that are empty, blank, null or, if these are skipped, bad.
+
+    Raises:
+        UserError: a document is not UTF-8, has no field of that name, or that is no text, and bad
+            documents are refused; says where.
+    """
+    path, goes_on = raw / piece.file, piece.goes_on
+    alone = kind_of(path.name)[0] in (".txt", ".md") and reading.separator is None
+    try:
+        for found in _read(path, reading, piece):
+            yield _skip(found, path, reading) if isinstance(found, Fault) else found
+            goes_on = alone
+    except Unreadable as error:  # nor can what comes after it in this piece
+        skipped = _skip(error.at(error.where), path, reading)._replace(goes_on=goes_on)
+        yield skipped if alone else skipped._replace(fault=f"{error.kind}{REST}")
+
+
+def _read(path: Path, reading: Reading, piece: Piece) -> Iterator[Text | Fault]:
+    match kind_of(path.name)[0]:
         case ".jsonl":
-            return _lines(path, text_field, piece)
+            return lines.read(path, reading, piece)
+        case ".json":
+            return array.read(path, reading)
+        case ".csv":
+            return table.read(path, reading)
         case ".parquet":
-            return _rows(path, text_field, piece)
+            return rows.read(path, reading, piece)
         case _:
-            with path.open("rb") as file:
-                data = file.read(piece.stop).removeprefix(MARK)
-            return iter([(0, _utf8(data, path, 0, whole=piece.stop == piece.size))])
+            return plain.read(path, reading, piece)
+
+
+def _skip(fault: Fault, path: Path, reading: Reading) -> Text:
+    if reading.bad_documents == "refuse":
+        there = place(path, fault.where)
+        raise UserError(f"{there}{', ' if there != str(path) else ' '}{fault.said}")
+    return Text(fault.where, None, fault.kind)
 
 
 def place(path: Path, where: int) -> str:
-    """The file and, if it holds several texts, the line or the row."""
-    match path.suffix.lower():
+    """The file and, if it holds several texts, the line, the element or the row."""
+    kind = kind_of(path.name)[0]
+    if where == FILE:
+        return str(path)
+    match kind:
         case ".jsonl":
-            with path.open("rb") as file:
-                number = 1
-                while file.tell() < where and file.readline():
-                    number += 1
-            return f"{path}, line {number}"
+            return f"{path}, line {lines.line_number(path, where)}"
+        case ".csv":
+            return f"{path}, line {where}"
+        case ".json":
+            return f"{path}, element {where} (counted from 0)"
         case ".parquet":
             return f"{path}, row {where} (counted from 0)"
         case _:
-            return str(path)
-
-
-def _utf8(data: bytes, path: Path, offset: int, whole: bool = True) -> str:
-    try:
-        text, _ = codecs.utf_8_decode(data, "strict", whole)  # else it may end inside a character
-        if data.count(0) * 4 < len(data) or not data:
-            return text
-        fault = "has more null bytes than a text has; is it UTF-16, which `iconv` converts, or none"
-    except UnicodeDecodeError as error:
-        with path.open("rb") as file:
-            head = file.read(4)
-        kinds = [kind for start, kind in KINDS.items() if head.startswith(start)]
-        fault = f"is not UTF-8 at byte {offset + error.start} (counted from 0); " + (
-            f"it looks like {kinds[0]}" if kinds else "convert it, for example with iconv"
-        )
-    raise UserError(f"{path} {fault}{MEND}")
-
-
-def _lines(path: Path, field: str, piece: Piece) -> Iterator[Text]:
-    """The lines that begin inside the piece."""
-    with path.open("rb") as file:
-        if piece.start:
-            file.seek(piece.start - 1)
-            file.readline(piece.stop - piece.start + 1)  # of a longer line, no more than its part
-        while (start := file.tell()) < piece.stop:
-            line = _utf8(file.readline().removeprefix(MARK), path, start)
-            if not line or line.isspace():
-                continue
-            try:
-                yield start, _field(line, field)
-            except ValueError as error:
-                raise UserError(f"{place(path, start)}, {error}") from None
-
-
-def _field(line: str, field: str) -> str | None:
-    """The text in a line of JSON; raises ValueError."""
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"cannot be read as JSON: {error}{MEND}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"is no JSON object that has a text in a field {field!r}{MEND}")
-    text = values.get(field, ...)
-    if text is None:
-        return None
-    if not isinstance(text, str):
-        raise ValueError(
-            f"has no text in a field {field!r}; its fields: {fields_of(values, field)}"
-        )
-    try:
-        text.encode("utf-8")  # JSON can spell half a character, which UTF-8 cannot
-    except ValueError as error:
-        raise ValueError(f"cannot be read: {error}{MEND}") from None
-    return text
-
-
-def _rows(path: Path, field: str, piece: Piece) -> Iterator[Text]:
-    table = _parquet(path)
-    if field not in table.schema_arrow.names:
-        raise UserError(
-            f"{path} has no column {field!r}; its columns: {_columns(table, path, field)}"
-        )
-    row = sum(table.metadata.row_group(group).num_rows for group in range(piece.start))
-    groups = range(piece.start, piece.stop)
-    batches = table.iter_batches(batch_size=256, row_groups=groups, columns=[field])
-    while (batch := _next(batches, path)) is not None:
-        for value in batch.column(0):
-            try:
-                text = value.as_py()
-            except UnicodeDecodeError as error:
-                raise UserError(f"{place(path, row)}, is not UTF-8: {error}{MEND}") from None
-            if not isinstance(text, str | None):
-                raise UserError(
-                    f"{place(path, row)}, holds {text!r:.50} in its column {field!r}, not a text;"
-                    f" its columns: {_columns(table, path, field)}"
-                )
-            yield row, text
-            row += 1
-
-
-def _columns(table: Any, path: Path, wanted: str) -> str:
-    """The columns of a table, each with what its first row holds."""
-    first = _next(table.iter_batches(batch_size=1), path)
-    return fields_of(first.to_pylist()[0] if first else {}, wanted)
-
-
-def _next(batches: Iterator[Any], path: Path) -> Any:
-    from pyarrow import ArrowException
-
-    try:
-        return next(batches, None)
-    except (ArrowException, OSError) as error:
-        if getattr(error, "errno", None):  # the disk's own
-            raise
-        raise UserError(f"{path} is damaged: {error}{MEND}") from None
-
-
-def _parquet(path: Path) -> Any:
-    from pyarrow import ArrowInvalid, parquet  # costs a second; only who needs it waits for it
-
-    try:
-        return parquet.ParquetFile(path)
-    except (ArrowInvalid, OSError) as error:
-        if getattr(error, "errno", None):
-            raise
-        raise UserError(f"{path} is not a parquet file: {error}{MEND}") from None
+            return f"{path}, line {lines.line_number(path, where)}" if where else str(path)

@@ -1,10 +1,41 @@
 """What a sample goes on from."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from nanogpt.common.errors import UserError
 from nanogpt.settings import Sample
-from nanogpt.text.tokenizer import Tokenizer
+from nanogpt.text.talks.chat import Message
+from nanogpt.text.talks.template import Template
+from nanogpt.text.words.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a sample goes on from, as a model reads it."""
+
+    ids: list[int]
+    text: str  # that the sample begins with
+    end: int | None = None  # what ends the sample, beside what ends a text
+
+
+def go_on(tokenizer: Tokenizer, prompt: str) -> Start:
+    """A text goes on.
+
+    Raises:
+        UserError: as `prompt_ids`.
+    """
+    return Start(prompt_ids(tokenizer, prompt), prompt)
+
+
+def answer(template: Template, messages: Sequence[Message]) -> Start:
+    """The assistant answers: the sample is its answer alone.
+
+    Raises:
+        UserError: the template refuses these messages; or the vocabulary lacks some of them.
+    """
+    return Start(template.prompt(messages), "", template.end)
 
 
 def read_prompt(sample: Sample) -> str:

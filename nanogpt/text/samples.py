@@ -1,6 +1,41 @@
-"""Texts as Markdown, and back: `samples.md`."""
+"""Texts as Markdown, and back: `samples.md`; and questions of the held-out text."""
 
 import re
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from nanogpt.text.talks.chat import Conversation, Message
+from nanogpt.text.tokens import HeldOut
+
+
+class Question(NamedTuple):
+    """What a model is asked."""
+
+    messages: tuple[Message, ...]
+    known: str = ""  # what the corpus answers
+
+    def shown(self, answer: str) -> str:
+        """The talk as a text to read, with an answer and the one that is known."""
+        said = [(message.role, message.content) for message in self.messages]
+        said += [("assistant", answer)] + [("in the corpus", self.known)] * bool(self.known)
+        return "\n\n".join(f"[{who}]\n{what.strip()}" for who, what in said)
+
+
+def questions(text: HeldOut, count: int) -> list[Question]:
+    """The first conversations of a held-out text, each up to its last answer.
+
+    Fewer where there are not so many; none of plain texts, nor of what the assistant says unasked.
+    """
+    return list(islice(_questions(text), count))
+
+
+def _questions(text: HeldOut) -> Iterator[Question]:
+    for index in text.talks():
+        messages = Conversation.from_json(text.document(index).decode()).messages
+        last = max(i for i, message in enumerate(messages) if message.role == "assistant")
+        if last:
+            yield Question(messages[:last], messages[last].content)
 
 
 def to_markdown(heading: str, texts: dict[str, str]) -> str:

@@ -76,8 +76,8 @@ def view() -> str:
             "selectedXAxisMetricKey": "",
         },
         "searchFilter": "",
-        "orderByKey": "attributes.start_time",
-        "orderByAsc": False,
+        "orderByKey": COLUMNS[0],  # the best first, whatever its tokenizer
+        "orderByAsc": True,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",

@@ -39,6 +39,7 @@ BATCH = 1000  # metrics in one request, MLflow's limit
 NAME = 250  # characters that a run's name may have in PostgreSQL
 SYSTEM_METRICS_SECONDS = 5
 LOOK_SECONDS = 0.2  # between two looks for a new save
+BEGIN_SECONDS = 20  # after which a run is opened though no save has metrics yet
 TRAINING = "nanogpt.training"  # tag: a training's id
 FINGERPRINT = "nanogpt.fingerprint"  # tag: of what it was told to do, and on what
 RECORDS = "lineage"  # folder in a training's state, and of its run: `versions/record.py`
@@ -56,9 +57,9 @@ def start(
 ) -> "Run":
     """Start the run of the training whose state is in `folder`, or go on with the one it has.
 
-    Returns at once: all that takes time happens in a thread, from the first save on, which sends
-    what the training before a kill did not, too. The journal must have been opened, and with that
-    cut, before.
+    Returns at once: all that takes time happens in a thread, from the first save with metrics on,
+    or after BEGIN_SECONDS; it sends what the training before a kill did not, too. The journal must
+    have been opened, and with that cut, before.
 
     Args:
         folder: holds `journal.jsonl`, and RECORDS; gets `run.json`.
@@ -173,20 +174,23 @@ class Run:
         return not self.trouble and not self._thread.is_alive()
 
     def _follow(self) -> None:
-        """Send what each save covers, from the first on.
+        """Send what each save covers, from the first with metrics on.
 
-        Not before: importing mlflow would hold up the way to the first step.
+        Not before: importing mlflow takes the training's own interpreter for seconds.
         """
         connection: _Connection | None = None
+        begin, tried = time.monotonic() + BEGIN_SECONDS, False
         while not self._stopping.wait(LOOK_SECONDS):
-            newest = checkpoint.latest(self.folder)
-            if newest == self.seen:
+            newest, early = checkpoint.latest(self.folder), time.monotonic() < begin
+            if newest == self.seen and (early or tried):
                 continue
-            self.seen = newest
             try:
                 rows = checkpoint.covered(self.folder)
             except UserError:
                 continue  # it was replaced while it was read: the next one covers more
+            if early and not rows:
+                continue
+            self.seen, tried = newest, True
             try:
                 connection = connection or _Connection(self._training)
                 self._training.send(connection.client, connection.run_id, rows)

@@ -22,7 +22,7 @@ from nanogpt.common.errors import UserError
 # Only values that are the same in every run. Speeds differ, so they stay out of cached files.
 CURVES = {
     "train.csv": ("train_loss", "learning_rate", "grad_norm"),
-    "val.csv": ("val_loss",),
+    "val.csv": ("val_loss", "val_bits_per_byte"),
 }
 
 
@@ -107,7 +107,11 @@ def _lines(path: Path) -> list[bytes]:
 def write_curves(rows: Iterable[Row], folder: Path) -> None:
     """Write `train.csv` and `val.csv`, the curves that DVC plots, into `folder`."""
     rows = list(rows)
-    for name, columns in CURVES.items():
+    known_keys = dict.fromkeys(key for row in rows for key in row.metrics)
+    for name, always in CURVES.items():
+        # and those of each corpus of several, such as val_loss/plays
+        parts = [key for key in known_keys if key.partition("/")[0] in always and "/" in key]
+        columns = (*always, *parts)
         with (folder / name).open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("step", *columns))

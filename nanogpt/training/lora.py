@@ -23,7 +23,14 @@ from nanogpt.model import GPT, Linear
 from nanogpt.settings import Lora
 
 QKV = "q_proj", "k_proj", "v_proj"  # our one matrix holds the rows of these three, in this order
-LLAMA = {
+# names of a layer's matrices: Hugging Face's → ours
+GPT2 = {
+    "attn.c_attn": "attention.qkv",
+    "attn.c_proj": "attention.out",
+    "mlp.c_fc": "mlp.up",
+    "mlp.c_proj": "mlp.down",
+}
+LLAMA = {  # and all that came after it
     "self_attn.q_proj": "attention.qkv",
     "self_attn.k_proj": "attention.qkv",
     "self_attn.v_proj": "attention.qkv",
@@ -32,18 +39,6 @@ LLAMA = {
     "mlp.up_proj": "mlp.up",
     "mlp.down_proj": "mlp.down",
 }
-# names of a layer's matrices: Hugging Face's → ours
-MATRICES = {
-    "gpt2": {
-        "attn.c_attn": "attention.qkv",
-        "attn.c_proj": "attention.out",
-        "mlp.c_fc": "mlp.up",
-        "mlp.c_proj": "mlp.down",
-    },
-    "llama": LLAMA,
-    "qwen3": LLAMA,
-}
-LAYERS = {"gpt2": "transformer.h", "llama": "model.layers", "qwen3": "model.layers"}
 
 
 class Adapter(nn.Module):
@@ -92,7 +87,7 @@ def add(model: GPT, lora: Lora) -> None:
     model.requires_grad_(False)
     for block in model.blocks:
         for theirs in chosen:
-            room, _, name = MATRICES[model.config.architecture][theirs].partition(".")
+            room, _, name = _matrices(model.config)[theirs].partition(".")
             parent = block.get_submodule(room)
             linear = parent.get_submodule(name)
             if not isinstance(linear, Adapted):
@@ -132,17 +127,19 @@ def write_adapter(
         revision: its commit on the hub.
     """
     chosen, theirs = _chosen(config, lora), {}
+    gpt2 = config.architecture == "gpt2"
+    layers = "transformer.h" if gpt2 else "model.layers"
     for layer in range(config.n_layer):
         for name in chosen:
-            ours = f"blocks.{layer}.{MATRICES[config.architecture][name]}.adapters"
+            ours = f"blocks.{layer}.{_matrices(config)[name]}.adapters"
             for part in ("lora_A", "lora_B"):
-                key = f"base_model.model.{LAYERS[config.architecture]}.{layer}.{name}.{part}.weight"
+                key = f"base_model.model.{layers}.{layer}.{name}.{part}.weight"
                 theirs[key] = tensors[f"{ours}.{name.rpartition('.')[2]}.{part}"].contiguous()
     save_file(theirs, folder / "adapter_model.safetensors", {"format": "pt"})
     about = {
         "base_model_name_or_path": base,
         "bias": "none",
-        "fan_in_fan_out": config.architecture == "gpt2",
+        "fan_in_fan_out": gpt2,
         "inference_mode": True,
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
@@ -156,9 +153,13 @@ def write_adapter(
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
 
 
+def _matrices(config: GPTConfig) -> dict[str, str]:
+    return GPT2 if config.architecture == "gpt2" else LLAMA
+
+
 def _chosen(config: GPTConfig, lora: Lora) -> list[str]:
     """Their names of the matrices that the targets mean: peft takes them for ends of names."""
-    known = MATRICES[config.architecture]
+    known = _matrices(config)
     if lora.targets == "all-linear":
         return list(known)
     for target in lora.targets:
@@ -171,7 +172,7 @@ def _chosen(config: GPTConfig, lora: Lora) -> list[str]:
 
 
 def _leaves(config: GPTConfig) -> list[str]:
-    return list(dict.fromkeys(name.rpartition(".")[2] for name in MATRICES[config.architecture]))
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in _matrices(config)))
 
 
 def _rows(config: GPTConfig, leaf: str, linear: Linear) -> slice:

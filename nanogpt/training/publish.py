@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,16 +13,16 @@ from torch import Tensor
 
 from nanogpt.common.files import whole_folder
 from nanogpt.common.secrets import without_folder
-from nanogpt.evaluation import bits_per_byte
 from nanogpt.formats.base import Base
 from nanogpt.formats.weights import save_model
 from nanogpt.model import GPT
 from nanogpt.settings import Settings
 from nanogpt.text.tokens import Tokens
 from nanogpt.trainer import Progress
-from nanogpt.training import lora
+from nanogpt.training import lora, texts
 from nanogpt.training.start import initial_model
 
+SCRIPTS = 3  # that a card names
 # keys of tokenizer_config.json, which transformers fills with paths and does not need
 PLACES = ("name_or_path", "tokenizer_file", "special_tokens_map_file")
 
@@ -79,19 +80,28 @@ class Made:
     """What the card of a model directory says of its training."""
 
     context: int  # tokens in a window
+    apart: bool  # whether no document saw another there
     tokens: str  # digest of the tokens
     based: bool  # whether it went on from a base
+    talks: bool  # whether it learned from conversations
 
 
 def made(folder: Path) -> Made | None:
     """Read the card that `publish` wrote; None: there is no such card."""
     path = folder / "README.md"
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    context = re.search(r"^\| context \| .* trained in windows of ([\d,]+) \|$", text, re.MULTILINE)
+    context = re.search(
+        r"^\| context \| .* trained in windows of ([\d,]+)( of whole documents)? \|$",
+        text,
+        re.MULTILINE,
+    )
     tokens = re.search(r"^\| tokens \| `([0-9a-f]{64})` \|$", text, re.MULTILINE)
     if not context or not tokens:
         return None
-    return Made(int(context[1].replace(",", "")), tokens[1], "\n| base `" in text)
+    talks = "\n| documents | conversations" in text
+    return Made(
+        int(context[1].replace(",", "")), bool(context[2]), tokens[1], "\n| base `" in text, talks
+    )
 
 
 def _write_card(
@@ -109,14 +119,22 @@ def _write_card(
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
     }
-    val = data.splits["val"]
-    bits = bits_per_byte(progress.best_loss, val.tokens, val.bytes)
+    apart = settings.train.packing == "documents"
+    bits = partial(texts.bits, tokens, apart)
+    windows = f"{settings.model.context:,}"
+    if apart:
+        windows += " of whole documents"
+    train = data.splits["train"]
+    letters = [f"{name} {share:.1%}" for name, share in data.profile.letters.items()]
+    scripts = f"letters {', '.join(letters[:SCRIPTS])}" if letters else "no letters"
     rows = lineage = ""
+    if any(part.conversations for part in data.parts):
+        rows = f"| documents | conversations; loss on: {settings.train.loss_on} |\n"
     if base.name:
         # the hub accepts only its own names of licences
         known = {"MIT": "mit", "Apache-2.0": "apache-2.0"}
         head |= {"base_model": base.hub_id, "license": known.get(base.licence or "")}
-        rows = f"| the same of the base, before | {progress.first_loss:.4f} nats a token |\n"
+        rows += f"| that of the base, before | {bits(progress.first_loss):.4f} bits per byte |\n"
         name, source = without_folder(base.name), without_folder(base.source or "")
         rows += f"| base | `{name}`, from {source} ({base.licence}) |\n"
         lineage = f"| base `{name}` | `{base.digest}` |\n"
@@ -133,12 +151,13 @@ A `{model.config.architecture}` language model of {model.parameter_count():,} pa
 
 | | |
 |---|---|
-| validation loss | {progress.best_loss:.4f} nats a token, at step {progress.best_step:,} |
-| the same | {bits:.4f} bits per byte |
+| validation | {bits(progress.best_loss):.4f} bits per byte, at step {progress.best_step:,} |
+| the same | {progress.best_loss:.4f} nats a token |
 {rows}| steps | {settings.train.steps:,} of {step_tokens:,} tokens |
-| training tokens | {data.splits["train"].tokens:,} |
+| training tokens | {train.tokens:,} |
+| training text | {train.bytes:,} bytes in {train.documents:,} documents, {scripts} |
 | vocabulary | {data.vocab_size:,} ({data.tokenizer}) |
-| context | {model.config.context:,} tokens, trained in windows of {settings.model.context:,} |
+| context | {model.config.context:,} tokens, trained in windows of {windows} |
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -11,7 +11,7 @@ import torch
 
 from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
-from nanogpt.formats.hub_config import read_config
+from nanogpt.formats.hub.config import read_config
 from nanogpt.formats.weights import load_model
 from nanogpt.model import GPT
 from nanogpt.settings import FromScratch, Settings
@@ -33,9 +33,11 @@ def initial_config(settings: Settings, tokens: Tokens, base: Path) -> GPTConfig:
             **shape.model_dump(),
         )
     config = read_config(base)
-    # a text may end with the token that ends the training documents, or with the base's own
+    # a text may end with the token that ends the training documents, or their turns, or with the
+    # base's own
     before = config.eos if isinstance(config.eos, tuple) else (config.eos,)
-    eos = tuple(end for end in dict.fromkeys((eot, *before)) if end is not None)
+    ends = dict.fromkeys((eot, tokens.manifest.turn_end, *before))
+    eos = tuple(end for end in ends if end is not None)
     # what began the training documents is what programs are to begin a text with
     bos = tokens.manifest.begin[0] if tokens.manifest.begin else config.bos
     return dataclasses.replace(config, bos=bos, eos=eos if len(eos) > 1 else next(iter(eos), None))

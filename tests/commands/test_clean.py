@@ -45,7 +45,7 @@ def test_what_is_trained_from_stays(data: Path, run: Run) -> None:
     with states.lock_of(busy):
         assert "in training, at step 12" in run("clean", "--states")[1]
         code, said = run("clean", "--states", "--remove", busy)
-        assert (code, said.count("a process trains from it")) == (2, 1)
+        assert (code, said.count("a process works on it")) == (2, 1)
         code, said = run("clean", "--states", "--remove")
         assert code == 0
         assert "in training, at step 12 or later, stays" in said
@@ -53,6 +53,18 @@ def test_what_is_trained_from_stays(data: Path, run: Run) -> None:
     assert busy.exists()
     assert run("clean", "--states", "--remove", busy)[0] == 0
     assert [path.parent.parent.name for path in data.glob("**/state/*")] == ["mine", "mine"]
+
+
+def test_shards_of_tokens_are_listed_and_removed(data: Path, run: Run) -> None:
+    shards = data / "plays" / "state" / f"tokens-{NAMES[0]}"
+    (shards / "00000007").mkdir(parents=True)
+    with states.lock_of(shards):
+        assert (
+            f"{shards.name}  0.0 MB, 1 shards of tokens, being made" in run("clean", "--states")[1]
+        )
+        assert run("clean", "--states", "--remove", shards)[0] == 2
+    assert "1 shards of tokens, stopped" in run("clean", "--states", "--remove", shards)[1]
+    assert not shards.exists()
 
 
 @pytest.mark.parametrize("name", [f"mine/state/{NAMES[0]}", "mine/state/notes", "plays", "no"])

@@ -1,10 +1,19 @@
 """How far two models are apart."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pytest
+
+from nanogpt.scoring.blocks import score
+from nanogpt.text.tokens import open_tokens
+from nanogpt.text.writer import tokenize
+from tests.kit import talks
 from tests.kit.recipes import Run
 from tests.kit.trainings import make_model
+from tests.scoring.test_blocks import random_model, world
+from tests.text.test_documents import make_raw, settings
 
 
 def test_a_model_and_its_copy_are_identical(tmp_path: Path, run: Run) -> None:
@@ -36,6 +45,25 @@ def test_a_text_of_another_tokenizer_is_refused(tokenized: Path, tmp_path: Path,
     code, said = run("differ", one, other, "--tokens", tokenized / "data" / "test" / "tokens")
     assert code == 2
     assert "has another tokenizer than" in said
+
+
+def test_conversations_are_scored_as_in_training(tmp_path: Path, run: Run) -> None:
+    """Each from its start, in windows that hold no two."""
+    talks.write(tmp_path / "talks.jsonl", 60)
+    said = {"talks.jsonl": (tmp_path / "talks.jsonl").read_bytes()}
+    tokenize(make_raw(tmp_path / "raw", said, "messages"), tmp_path / "tokens", settings(val=0.2))
+    models = [tmp_path / "one", tmp_path / "other"]
+    for seed, folder in enumerate(models):
+        folder.mkdir()
+        for file in ("tokenizer.json", "chat_template.jinja"):
+            shutil.copy(tmp_path / "tokens" / file, folder)
+        random_model(folder)
+        (folder / "README.md").write_text(f"# {seed}")
+    code, said = run("differ", *models, "--tokens", tmp_path / "tokens", "--json")
+    assert code == 0
+    scores = score(models[0], open_tokens(tmp_path / "tokens").text("val"), 16, world())
+    bits = scores.figures()["bits_per_byte"]
+    assert json.loads(said)["bits_per_byte"] == pytest.approx([bits, bits])
 
 
 def test_what_is_no_model_or_of_another_shape_is_said(tmp_path: Path, run: Run) -> None:

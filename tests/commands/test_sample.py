@@ -25,9 +25,9 @@ def recipe(root: Path) -> Path:
     data = root / "data" / "plays"
     data.mkdir(parents=True)
     make_model(data / "model")
-    scores = {"split": "val", "loss": 1.0, "perplexity": 2.5, "bits_per_byte": 1.5}
+    scores = {"split": "test", "loss": 1.0, "perplexity": 2.5, "bits_per_byte": 1.5}
     (data / "eval.json").write_text(json.dumps(scores))
-    (data / "train.json").write_text(json.dumps({"val_loss": 1.25}))
+    (data / "train.json").write_text(json.dumps({"val_bits_per_byte": 1.25}))
     (data / "seconds.json").write_text(json.dumps({"train": 7.0}))
     (data / "samples.md").write_text("# Samples\n\n## Sample 1\n\n```text\nJULIET: ah\n```\n")
     return folder
@@ -52,6 +52,26 @@ def test_sample(
     code, said = run("sample", "--recipe", there)
     assert code == 2
     assert said == f"sample: sample.prompt_file: 'prompt.txt' does not exist, seen from {root}"
+
+
+def test_a_question_is_answered(root: Path, recipe: Path, run: Run) -> None:
+    """By any model that has a template, if one asks; by one that learned from talk of itself."""
+    model = root / "data" / "plays" / "model"
+    asked = ("sample", "--recipe", "plays", "--prompt", "WHO?")
+    code, said = run(*asked, "--chat")
+    assert (code, "/model has no chat template; name a model" in said) == (2, True), said
+    template = "{% for message in messages %}{{ message.content + '\n' }}{% endfor %}"
+    (model / "chat_template.jinja").write_text(template)
+    code, said = run(*asked, "--chat", "--samples", 2)
+    assert code == 0, said
+    assert said.count("---\n[user]\nWHO?\n\n[assistant]\n") == 2
+    code, said = run(*asked[:-1], "", "--chat")
+    assert (code, "has none held out; give a --prompt" in said) == (2, True)
+    card = ["documents | conversations; loss on: all", "context | 16 trained in windows of 16"]
+    lines = [f"| {fact} |" for fact in (*card, f"tokens | `{'0' * 64}`")]
+    (model / "README.md").write_text("\n".join(["", *lines, ""]))
+    assert run(*asked)[1].startswith("--- Sample 1 ---\n[user]\nWHO?\n\n[assistant]\n")
+    assert run(*asked, "--no-chat")[1].startswith("--- Sample 1 ---\nWHO?")
 
 
 def test_nothing_is_kept(root: Path, recipe: Path, run: Run) -> None:
@@ -81,7 +101,7 @@ def test_report(
     code, said = run("report", "--recipe", there)
     assert code == 0, said
     assert "recipe plays" in said
-    assert "1.2500 nats a token" in said
+    assert "1.2500 bits per byte" in said
     assert "JULIET: ah" in said
     assert "make sample RECIPE=plays\n" in said
     assert (
@@ -115,7 +135,10 @@ def test_a_report_says_what_is_missing(
     assert code == 0, said
     assert said.count("yet: `make run RECIPE=plays` makes them") == 1
     assert f"there are no {what} of this model yet" in said
-    assert ("bits per byte" in said, "JULIET: ah" in said) == (stage != "eval", stage != "sample")
+    assert ("1.5000 bits per byte" in said, "JULIET: ah" in said) == (
+        stage != "eval",
+        stage != "sample",
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,14 @@ from nanogpt.architecture import GPTConfig, RopeScaling
 from nanogpt.common.errors import UserError
 from nanogpt.formats.gguf.file import read, write
 from nanogpt.formats.gguf.layout import rope_factors
-from nanogpt.formats.hub_config import to_hub
-from nanogpt.text.tokenizer import EOT, char_json
-from tests.kit.ggufs import SHAPES, bpe, config_of, edited, model_of, tensors_of
+from nanogpt.formats.hub.config import to_hub
+from nanogpt.text.words.library import EOT
+from nanogpt.text.words.vocabulary import char_json
+from tests.kit.ggufs import SHAPES, UNREAD, bpe, config_of, edited, model_of, tensors_of
 from tests.text.test_tokenizer import EDGES, PLAY
 
 
-@pytest.fixture(params=SHAPES.values(), ids=SHAPES.keys())
+@pytest.fixture(params=(SHAPES | UNREAD).values(), ids=(SHAPES | UNREAD).keys())
 def config(request: pytest.FixtureRequest) -> GPTConfig:
     return config_of(request.param)
 
@@ -41,9 +42,11 @@ def test_what_is_written_is_read_bit_for_bit(config: GPTConfig, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "Q8_0"])
-def test_transformers_reads_the_same_logits(config: GPTConfig, dtype: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_transformers_reads_the_same_logits(shape: str, dtype: Any, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
+    config = config_of(SHAPES[shape])
     write(tmp_path / "model.gguf", config, tensors_of(config), bpe(), dtype)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf").eval()
     expected = AutoModelForCausalLM.from_config(model_of(config).config).eval()
@@ -56,6 +59,46 @@ def test_transformers_reads_the_same_logits(config: GPTConfig, dtype: Any, tmp_p
     torch.testing.assert_close(logits, known, atol=1e-5, rtol=0)
     off = {"F32": 1e-5, "F16": 1e-2, "Q8_0": 1e-1}[dtype]
     assert (logits - original).abs().max() < off * original.abs().max()
+
+
+def test_a_mistral_is_a_llama(tmp_path: Path) -> None:
+    config = config_of(SHAPES["llama"])
+    for number, architecture in enumerate(("llama", "mistral")):
+        there = replace(config, architecture=architecture)  # type: ignore[arg-type]
+        (tmp_path / str(number)).mkdir()
+        write(tmp_path / str(number) / "model.gguf", there, tensors_of(config), bpe(), "F32")
+    first, second = (tmp_path / number / "model.gguf" for number in "01")
+    assert first.read_bytes() == second.read_bytes()
+
+
+def stored(path: Path) -> dict[str, Any]:
+    return {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
+
+
+def test_rows_are_where_llama_cpp_turns_them(tmp_path: Path) -> None:
+    """Source: `llama_model_rope_type` in llama.cpp's src/llama-model.cpp."""
+    config = config_of(UNREAD["smollm3"])
+    tensors, path = tensors_of(config), tmp_path / "model.gguf"
+    write(path, config, tensors, bpe(), "F32")
+    smollm3 = stored(path)
+    write(path, replace(config, architecture="llama"), tensors, bpe(), "F32")
+    llama = stored(path)
+    assert smollm3.keys() == llama.keys()
+    for name, array in llama.items():
+        np.testing.assert_array_equal(smollm3[name], array, name)
+    name = "model.layers.1.self_attn.k_proj.weight"
+    assert not np.array_equal(llama["blk.1.attn_k.weight"], tensors[name])
+    for shape in (SHAPES["qwen2"], UNREAD["olmo2"]):
+        config = config_of(shape)
+        write(path, config, tensors_of(config), bpe(), "F32")
+        np.testing.assert_array_equal(stored(path)["blk.1.attn_k.weight"], tensors_of(config)[name])
+
+
+def test_layers_without_rotary_positions_that_llama_cpp_has_not(tmp_path: Path) -> None:
+    config = config_of(UNREAD["smollm3"] | {"no_rope": (1, 3)})
+    with pytest.raises(UserError, match=r"out of every fourth layer, and this model out of \[1, 3"):
+        write(tmp_path / "model.gguf", config, tensors_of(config), bpe(), "F32")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
@@ -159,9 +202,12 @@ def test_the_rotary_scaling_of_llama_3_comes_back(tmp_path: Path) -> None:
             assert read(theirs).config == config
     with pytest.raises(UserError, match=r"rope_freqs.weight is not the rotary scaling of a Llama"):
         read(theirs)
-    qwen3 = replace(config_of(SHAPES["qwen3"]), rope_scaling=config.rope_scaling)
-    with pytest.raises(UserError, match="rope_scaling in llama, not in qwen3"):
-        write(tmp_path / "qwen3.gguf", qwen3, tensors_of(qwen3), bpe(), "F32")
+    for shape in (SHAPES["qwen3"], UNREAD["smollm3"]):
+        scaled = replace(config_of(shape), rope_scaling=config.rope_scaling)
+        with pytest.raises(
+            UserError, match=f"rope_scaling in llama, not in {shape['architecture']}"
+        ):
+            write(tmp_path / "scaled.gguf", scaled, tensors_of(scaled), bpe(), "F32")
 
 
 @pytest.mark.parametrize("theta", [10000.0, 500000.0])

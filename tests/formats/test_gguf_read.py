@@ -51,7 +51,7 @@ INT = gguf.GGUFValueType.UINT32, gguf.GGUFValueType.UINT32
 TEXT = gguf.GGUFValueType.STRING, gguf.GGUFValueType.STRING
 INTS = gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.INT32
 BAD_KEYS = {
-    "general.architecture": ("mamba", *TEXT, r"'mamba' is not known; known: gpt2, llama, qwen3"),
+    "general.architecture": ("mamba", *TEXT, r"'mamba' is not known; known: gpt2, llama, qwen2"),
     "llama.expert_count": (8, *INT, r"llama\.expert_count: 8 is not implemented"),
     "llama.attention.sliding_window": (4096, *INT, r"sliding_window: 4096 is not implemented"),
     "llama.rope.scaling.type": ("yarn", *TEXT, r"rope\.scaling\.type: 'yarn' is not implemented"),
@@ -101,6 +101,17 @@ def lose_embedding(keys: dict[str, Any], tensors: dict[str, Any]) -> None:
 
 def add_bias(keys: dict[str, Any], tensors: dict[str, Any]) -> None:
     tensors["blk.0.attn_q.bias"] = np.ones(96, np.float32), Kind.F32
+
+
+def lose_bias(keys: dict[str, Any], tensors: dict[str, Any]) -> None:
+    del tensors["blk.1.attn_k.bias"]
+
+
+def test_a_qwen2_without_its_biases_is_refused(tmp_path: Path) -> None:
+    config = config_of(SHAPES["qwen2"])
+    write(tmp_path / "model.gguf", config, tensors_of(config), bpe(), "F32")
+    with pytest.raises(UserError, match=r"lacks the tensor blk\.1\.attn_k\.bias"):
+        read(edited(tmp_path / "model.gguf", tmp_path / "few.gguf", lose_bias))
 
 
 def quantise_strangely(keys: dict[str, Any], tensors: dict[str, Any]) -> None:

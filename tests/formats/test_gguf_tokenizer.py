@@ -24,7 +24,8 @@ from tokenizers import (
 from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
 from nanogpt.formats.gguf.tokenizer import add_tokenizer, tokenizer_config, tokenizer_json
-from nanogpt.text.tokenizer import EOT, char_json
+from nanogpt.text.words.library import EOT
+from nanogpt.text.words.vocabulary import char_json
 from tests.kit.brought import learn
 from tests.text.test_tokenizer import EDGES, PLAY, any_text
 

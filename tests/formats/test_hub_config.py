@@ -1,4 +1,4 @@
-"""`config.json` of gpt2, llama and qwen3: what transformers understands, and what is refused."""
+"""`config.json` of each architecture: what transformers understands, and what is refused."""
 
 import dataclasses
 import json
@@ -12,7 +12,8 @@ from transformers import AutoConfig
 
 from nanogpt.architecture import GPTConfig, RopeScaling
 from nanogpt.common.errors import UserError
-from nanogpt.formats.hub_config import from_hub, read_config, to_hub
+from nanogpt.formats.hub.config import from_hub, read_config, to_hub
+from nanogpt.formats.hub.keys import FILES
 
 STRETCH = {
     "factor": 32.0,
@@ -101,6 +102,111 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "use_cache": True,
         "vocab_size": 128256,
     },
+    "Mistral-7B-v0.3": {
+        "architectures": ["MistralForCausalLM"],
+        "attention_dropout": 0.0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "model_type": "mistral",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.42.0.dev0",
+        "use_cache": True,
+        "vocab_size": 32768,
+    },
+    "Qwen2.5-0.5B": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "attention_dropout": 0.0,
+        "bos_token_id": 151643,
+        "eos_token_id": 151643,
+        "hidden_act": "silu",
+        "hidden_size": 896,
+        "initializer_range": 0.02,
+        "intermediate_size": 4864,
+        "max_position_embeddings": 32768,
+        "max_window_layers": 24,
+        "model_type": "qwen2",
+        "num_attention_heads": 14,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0,
+        "sliding_window": 32768,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.40.1",
+        "use_cache": True,
+        "use_mrope": False,
+        "use_sliding_window": False,
+        "vocab_size": 151936,
+    },
+    "SmolLM3-3B": {
+        "architectures": ["SmolLM3ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 128000,
+        "eos_token_id": 128012,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "initializer_range": 0.02,
+        "intermediate_size": 11008,
+        "layer_types": ["full_attention"] * 36,
+        "max_position_embeddings": 65536,
+        "max_window_layers": 28,
+        "mlp_bias": False,
+        "model_type": "smollm3",
+        "no_rope_layer_interval": 4,
+        "no_rope_layers": [1, 1, 1, 0] * 9,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 36,
+        "num_key_value_heads": 4,
+        "pad_token_id": 128004,
+        "pretraining_tp": 2,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 5000000.0,
+        "sliding_window": None,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.54.0.dev0",
+        "use_cache": False,
+        "use_sliding_window": False,
+        "vocab_size": 128256,
+    },
+    "OLMo-2-0425-1B": {
+        "architectures": ["Olmo2ForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "eos_token_id": 100257,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "initializer_range": 0.02,
+        "intermediate_size": 8192,
+        "max_position_embeddings": 4096,
+        "model_type": "olmo2",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 16,
+        "num_key_value_heads": 16,
+        "pad_token_id": 100277,
+        "rms_norm_eps": 1e-06,
+        "rope_scaling": None,
+        "rope_theta": 500000,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "transformers_version": "4.47.0",
+        "use_cache": False,
+        "vocab_size": 100352,
+    },
     "Qwen3-0.6B": {
         "architectures": ["Qwen3ForCausalLM"],
         "attention_bias": False,
@@ -146,7 +252,23 @@ def test_llama_3_is_read_in_full() -> None:
     assert config.eos == (128001, 128008, 128009)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
+def test_layers_without_rotary_positions() -> None:
+    assert from_hub(PUBLISHED["SmolLM3-3B"], "there").no_rope == (*range(3, 36, 4),)
+    values = {"model_type": "smollm3", "num_hidden_layers": 3}
+    assert from_hub(values | {"no_rope_layer_interval": 2}, "there").no_rope == (1,)
+    assert from_hub(values | {"no_rope_layers": [0, 1, 1, 0]}, "there").no_rope == (0,)
+
+
+def test_the_context_of_a_mistral_is_at_most_its_window() -> None:
+    values = PUBLISHED["Mistral-7B-v0.3"]
+    assert from_hub(values, "there").context == 32768
+    first = values | {"sliding_window": 4096}  # as version 0.1 has it
+    assert from_hub(first, "there").context == 4096
+    del first["sliding_window"]
+    assert from_hub(first, "there").context == 4096, "transformers' own default"
+
+
+@pytest.mark.parametrize("kind", FILES)
 def test_a_key_left_out_is_what_transformers_takes(kind: str) -> None:
     theirs = AutoConfig.for_model(kind).to_dict()
     assert from_hub({"model_type": kind}, "there") == from_hub(theirs, "there")
@@ -155,17 +277,19 @@ def test_a_key_left_out_is_what_transformers_takes(kind: str) -> None:
 @st.composite
 def configs(draw: st.DrawFn) -> GPTConfig:
     whole = st.integers(1, 9)
-    kind = draw(st.sampled_from(["gpt2", "llama", "qwen3"]))
+    kind = draw(st.sampled_from(list(FILES)))
     kv, heads = draw(whole), draw(whole)
     gpt2 = kind == "gpt2"
     width = 2 * draw(whole)
     ids = st.none() | st.integers(0, 8)
+    layers = draw(whole)
+    no_rope = st.sets(st.integers(0, layers - 1)) if kind == "smollm3" else st.just(set())
     scaling = st.builds(RopeScaling, st.just(8.0), st.just(1.0), st.just(4.0), whole)
     return GPTConfig(
         architecture=kind,
         vocab_size=9,
         context=draw(whole),
-        n_layer=draw(whole),
+        n_layer=layers,
         n_head=kv * heads,
         n_kv_head=kv * heads if gpt2 else kv,
         n_embd=kv * heads * width * (1 if gpt2 else draw(whole)),
@@ -177,6 +301,7 @@ def configs(draw: st.DrawFn) -> GPTConfig:
         norm_eps=draw(st.sampled_from([1e-5, 1e-6])),
         rope_theta=10000.0 if gpt2 else draw(st.sampled_from([10000.0, 1e6])),
         rope_scaling=None if gpt2 else draw(st.none() | scaling),
+        no_rope=tuple(sorted(draw(no_rope))),
         activation=draw(st.sampled_from(["gelu", "gelu_new"])) if gpt2 else "gelu",
         bos=draw(ids),
         eos=draw(ids | st.sampled_from([(0, 1), (3, 2, 8)])),
@@ -200,8 +325,19 @@ def test_other_names_of_an_activation(name: str) -> None:
 
 
 REFUSED = [
-    ("bert", {}, "model_type: 'bert' is not supported; known: gpt2, llama, qwen3"),
-    ("mistral", {"sliding_window": 4096}, "model_type: 'mistral'"),
+    ("bert", {}, "model_type: 'bert' is not supported; known: gpt2, llama, mistral, qwen2, "),
+    ("mistral", {"layer_types": ["sliding_attention"]}, "layer_types: 'sliding_attention'"),
+    ("mistral", {"sliding_window": 0}, "sliding_window: 0 is not supported"),
+    ("mistral", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope_type: 'yarn'"),
+    ("qwen2", {"use_sliding_window": True}, "use_sliding_window: True"),
+    ("qwen2", {"use_mrope": True}, "use_mrope: True"),
+    ("smollm3", {"use_sliding_window": True}, "use_sliding_window: True"),
+    ("smollm3", {"no_rope_layers": [1, 0]}, "no_rope_layers speaks of 2 layers, and there are 36"),
+    ("smollm3", {"no_rope_layers": [1, 2]}, "no_rope_layers: 2 is not supported; it should be 0"),
+    ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval: 0"),
+    ("smollm3", {"attention_bias": True}, "attention_bias: True"),
+    ("olmo2", {"attention_bias": True}, "attention_bias: True"),
+    ("olmo2", {"clip_qkv": 8.0}, "clip_qkv: 8.0"),
     ("llama", {"sliding_window": 4096}, "sliding_window: 4096 is not supported"),
     ("qwen3", {"use_sliding_window": True}, "use_sliding_window: True"),
     ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types: 'sliding_"),

@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from nanogpt.common.errors import UserError
 from nanogpt.formats.check import check_model
-from nanogpt.formats.hub_config import from_hub
+from nanogpt.formats.hub.config import from_hub
 from nanogpt.formats.weights import load_model, save_model
 from nanogpt.model import rotary_table
 
@@ -45,6 +45,7 @@ def theirs(kind: str, **values: Any) -> Any:
     }
     if kind != "gpt2":
         shape |= {"intermediate_size": 48, "num_key_value_heads": 4, "head_dim": 8}
+        shape |= {"pad_token_id": 0}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(shape | values)))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -61,7 +62,7 @@ def check(model: Any, folder: Path, tolerance: float = 1e-5) -> None:
     torch.manual_seed(0)
     ids = torch.randint(ours.config.vocab_size, (2, ours.config.context))
     expected = model(ids).logits.float()
-    torch.testing.assert_close(ours(ids)[0], expected, atol=tolerance, rtol=0)
+    torch.testing.assert_close(ours(ids), expected, atol=tolerance, rtol=0)
     written = folder / "written"
     written.mkdir(exist_ok=True)
     save_model(written, ours.config, dict(ours.named_parameters()))
@@ -90,7 +91,26 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "qwen3",
         {"num_key_value_heads": 2, "rope_parameters": STRETCH},
     ),
+    "qwen2, tied, grouped heads": (
+        "qwen2",
+        {"tie_word_embeddings": True, "num_key_value_heads": 2},
+    ),
+    "qwen2, wide heads": ("qwen2", {"head_dim": 24}),
+    "mistral": ("mistral", {"num_key_value_heads": 2, "sliding_window": None}),
+    "mistral, window wider than its context": ("mistral", {"sliding_window": 24}),
+    "smollm3": ("smollm3", {"num_key_value_heads": 2, "num_hidden_layers": 5}),
+    "smollm3, every second layer, untied": (
+        "smollm3",
+        {"no_rope_layer_interval": 2, "tie_word_embeddings": False},
+    ),
+    "smollm3, layers of its own": ("smollm3", {"no_rope_layers": [0, 1, 1]}),
+    "olmo2": ("olmo2", {}),
+    "olmo2, tied, grouped heads, stretched": (
+        "olmo2",
+        {"tie_word_embeddings": True, "num_key_value_heads": 2, "rope_parameters": STRETCH},
+    ),
 }
+KINDS = ["gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3", "olmo2"]
 
 
 @pytest.mark.parametrize(("kind", "values"), CASES.values(), ids=CASES.keys())
@@ -108,7 +128,7 @@ def test_whole_or_in_shards_it_is_the_same_model(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_weights_of_half_precision(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     theirs(kind).to(dtype).save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
@@ -117,12 +137,12 @@ def test_weights_of_half_precision(kind: str, dtype: torch.dtype, tmp_path: Path
 
 
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_any_shape(tmp_path: Path, data: st.DataObject) -> None:
     draw = data.draw
-    kind = draw(st.sampled_from(["gpt2", "llama", "qwen3"]))
+    kind = draw(st.sampled_from(KINDS))
     kv, group, width = draw(st.tuples(*[st.integers(1, 3)] * 3))
     values = {
         "vocab_size": draw(st.integers(3, 99)),
@@ -161,6 +181,25 @@ Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 def rewrite(folder: Path, change: Change) -> None:
     save_file(change(load_file(folder / WEIGHTS)), folder / WEIGHTS)
+
+
+@torch.no_grad()
+def test_within_its_window_a_mistral_is_what_it_was(tmp_path: Path) -> None:
+    model = theirs("mistral", sliding_window=9)  # of 24 tokens
+    model.save_pretrained(tmp_path)
+    ours = load_model(tmp_path)
+    assert ours.config.context == 9
+    ids = torch.randint(85, (2, 10))
+    expected = model(ids).logits
+    torch.testing.assert_close(ours(ids[:, :9]), expected[:, :9], atol=1e-5, rtol=0)
+    with pytest.raises(UserError, match=r"model\.context: 10 is more than the 9 tokens"):
+        load_model(tmp_path, context=10)
+    save_model(tmp_path, ours.config, dict(ours.named_parameters()))
+    again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert again.config.max_position_embeddings == 9
+    assert again.config.sliding_window is None
+    torch.testing.assert_close(again(ids[:, :9]).logits, expected[:, :9], atol=1e-5, rtol=0)
+    assert not torch.allclose(again(ids).logits[:, 9], expected[:, 9], atol=1e-3)
 
 
 def test_gpt2_as_it_was_published(tmp_path: Path) -> None:

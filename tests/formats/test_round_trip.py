@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
 from nanogpt.formats.gguf.file import read, write
-from nanogpt.formats.hub_config import FILES, from_hub, to_hub
+from nanogpt.formats.hub.config import from_hub, to_hub
+from nanogpt.formats.hub.keys import FILES
 from nanogpt.formats.weights import hub_tensors, load_model, save_model
 from nanogpt.model import GPT
 from tests.kit.ggufs import bpe
@@ -40,7 +41,7 @@ def scalings(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def published(draw: st.DrawFn) -> dict[str, Any]:
     """A config.json as somebody may have written it."""
-    kind = draw(st.sampled_from(["gpt2", "llama", "qwen3"]))
+    kind = draw(st.sampled_from(list(FILES)))
     values = {
         "model_type": kind,
         "vocab_size": SIZE,
@@ -53,13 +54,16 @@ def published(draw: st.DrawFn) -> dict[str, Any]:
     shape = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "head_dim": 4}
     shape |= {"intermediate_size": 8, "num_key_value_heads": 1, "max_position_embeddings": 16}
     rope = {"rope_theta": draw(LIKELY), "rope_scaling": draw(st.none() | scalings())}
+    if kind == "mistral":
+        rope["sliding_window"] = draw(st.none() | st.integers(1, 40))
     return values | shape | rope | {"rms_norm_eps": draw(st.floats(1e-12, 0.1))}
 
 
 def close(config: GPTConfig) -> GPTConfig:
-    """As precise as GGUF is, which knows no dropout."""
+    """As precise as GGUF is, which knows no dropout and no Mistral."""
     few = {key: float(np.float32(getattr(config, key))) for key in ("norm_eps", "rope_theta")}
-    return replace(config, dropout=0.0, **few)  # type: ignore[arg-type]
+    known = "llama" if config.architecture == "mistral" else config.architecture
+    return replace(config, architecture=known, dropout=0.0, **few)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,8 @@ def test_a_config_comes_back_equal_or_is_refused(folder: Path, values: dict[str,
     path.unlink(missing_ok=True)
     ends = config.eos if isinstance(config.eos, tuple) else (config.eos,)
     beyond = any(end is not None and end >= SIZE for end in ends)
-    if beyond or len(ends) > 3 or (config.rope_scaling and config.architecture == "qwen3"):
+    scaled = config.rope_scaling and config.architecture not in ("llama", "mistral")
+    if beyond or len(ends) > 3 or scaled:
         with pytest.raises(UserError):
             write(path, config, slots, bpe(), "F32")
         assert not list(folder.glob("*gguf*"))
@@ -102,7 +107,7 @@ ODD = st.sampled_from([-1, 0, 3, 2**31, 10**30, 1e39, 1e-50]) | st.recursive(
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.sampled_from(["gpt2", "llama", "qwen3"]), st.dictionaries(st.sampled_from(KEYS), ODD))
+@given(st.sampled_from(list(FILES)), st.dictionaries(st.sampled_from(KEYS), ODD))
 def test_any_value_is_understood_or_refused(kind: str, values: dict[str, Any]) -> None:
     try:
         config = from_hub({"model_type": kind} | values, "there")

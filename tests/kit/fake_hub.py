@@ -1,23 +1,28 @@
-"""A Hugging Face hub on this machine: what of its API the download or upload of a model uses.
+"""A Hugging Face hub on this machine: what of its API a model's download or upload uses, or a data
+set's download.
 
-A repository is a folder `<root>/<organisation>/<name>`; it has one commit, `commit(id)`, and what
-ends in .safetensors or .bin is kept by git-lfs. Sources: the requests that `huggingface_hub` makes,
-and https://huggingface.co/docs/hub/api.
+A repository is a folder `<root>/<organisation>/<name>`, of a data set `<root>/datasets/...`; it has
+one commit, `commit(id)`, and what ends as `LFS` says is kept by git-lfs. Sources: the requests that
+`huggingface_hub` and `datasets` make, and https://huggingface.co/docs/hub/api.
 """
 
 import base64
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
-LFS = (".safetensors", ".bin")
+import pytest
+
+LFS = (".safetensors", ".bin", ".parquet")
+ADDRESS = r"(/api/models)?/((?:datasets/)?[\w-]+/[\w-]+)/(\w+)/([\w.-]+)(?:/(.+))?"
 CHARACTERS = [chr(code) for code in range(32, 127)]
 
 
@@ -34,7 +39,7 @@ def make_checkpoints(root: Path) -> None:
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-    from nanogpt.text import tokenizer
+    from nanogpt.text.words import vocabulary
 
     ids = {"vocab_size": 96, "bos_token_id": 95, "eos_token_id": 95}
     torch.manual_seed(0)
@@ -50,7 +55,7 @@ def make_checkpoints(root: Path) -> None:
     gpt2 = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=32, **ids)
     GPT2LMHeadModel(gpt2).save_pretrained(root / SINGLE)
     for repository in (root / SHARDED, root / SINGLE):
-        tokenizer.write(repository, tokenizer.char_json(CHARACTERS, eot=True))
+        vocabulary.write(repository, vocabulary.char_json(CHARACTERS, eot=True))
         (repository / "README.md").write_text("# a model\n")
         (repository / "onnx").mkdir()
         (repository / "onnx" / "model.safetensors").write_bytes(b"another")
@@ -60,7 +65,7 @@ class FakeHub(ThreadingHTTPServer):
     """Serves the repositories below `root`, but for its faults.
 
     A repository by id is `gated`, `private` or `busy`, or refuses any `token`; a file by name is
-    `cut` in half, this once or always, or has `wrong` bytes.
+    `cut` in half, this once or always, or `lost` in the middle once, or has `wrong` bytes.
     """
 
     daemon_threads = True
@@ -70,6 +75,7 @@ class FakeHub(ThreadingHTTPServer):
         self.root = root
         self.faults: dict[str, str] = {}
         self.asked: list[str] = []  # method and path of each request
+        self.parts: list[str] = []  # of each for a part of a file, which part
         self.created: dict[str, str] = {}  # ids of repositories → public or private
 
     @property
@@ -87,6 +93,25 @@ def running(root: Path) -> Iterator[FakeHub]:
         thread.join()
 
 
+@contextmanager
+def used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """The hub of folder/root, which the libraries ask from now on; folder/cache is the user's."""
+    from huggingface_hub import constants
+
+    from nanogpt.sources import fetch
+
+    (folder / "here").mkdir()
+    monkeypatch.chdir(folder / "here")
+    monkeypatch.setattr(fetch, "WAITS", (0, 0))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder / "cache"))
+    with running(folder / "root") as server:
+        # read from HF_ENDPOINT when the library is imported, which it is by now
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield server
+
+
 class Handler(BaseHTTPRequestHandler):
     server: FakeHub
 
@@ -98,7 +123,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(f"{self.command} {path}")
         if about := re.fullmatch(r"/api/models/([\w-]+/[\w-]+)", path):
             return self._tell(about[1])
-        parts = re.fullmatch(r"(/api/models)?/([\w-]+/[\w-]+)/(\w+)/([\w.-]+)(?:/(.+))?", path)
+        path = path.replace("/api/datasets/", "/api/models/datasets/")
+        parts = re.fullmatch(ADDRESS, path)
         if not parts:
             return self._refuse(404, "", "no such address")
         api, id, kind, revision, name = parts.groups()
@@ -119,8 +145,11 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "revision":
             return self._send(json.dumps({"id": id, "sha": commit(id), "siblings": []}).encode())
         if kind == "tree":
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            return self._send(json.dumps([_entry(folder, path) for path in files]).encode())
+            if not (folder / (name or "")).is_dir():
+                return self._refuse(404, "EntryNotFound", f"{name} does not exist")
+            deep = "recursive=true" in self.path.lower()
+            paths = sorted((folder / (name or "")).glob("**/*" if deep else "*"))
+            return self._send(json.dumps([_entry(folder, path) for path in paths]).encode())
         file = folder / name
         if not file.exists():
             return self._refuse(404, "EntryNotFound", f"{name} does not exist")
@@ -135,8 +164,19 @@ class Handler(BaseHTTPRequestHandler):
                 case "cut once":
                     content = content[: len(content) // 2]
                     del self.server.faults[file.name]
+                case "lost once":
+                    del self.server.faults[file.name]
+                    self._send(content, headers, sent=len(content) // 2)
+                    return self.connection.shutdown(socket.SHUT_RDWR)
                 case "wrong":
                     content = bytes(len(content))
+        headers["Accept-Ranges"] = "bytes"
+        if (asked := self.headers.get("Range")) and self.command == "GET":
+            self.server.parts.append(asked)
+            first, last = (int(number or 0) for number in asked.removeprefix("bytes=").split("-"))
+            stop = min(last or len(content), len(content) - 1) + 1
+            headers["Content-Range"] = f"bytes {first}-{stop - 1}/{len(content)}"
+            return self._send(content[first:stop], headers, 206)
         self._send(content, headers)
 
     def _tell(self, id: str) -> None:
@@ -152,6 +192,12 @@ class Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked.append(f"POST {path}")
+        if parts := re.fullmatch(r"/api/(datasets/[\w-]+/[\w-]+)/paths-info/\w+", path):
+            folder, names = self.server.root / parts[1], parse_qs(body.decode()).get("paths", [])
+            if self.headers["Content-Type"] == "application/json":
+                names = json.loads(body)["paths"]
+            paths = [folder / name for name in names if (folder / name).is_file()]
+            return self._answer([_entry(folder, path) for path in paths])
         if path == "/api/repos/create":
             asked = json.loads(body)
             id = f"{asked['organization']}/{asked['name']}"
@@ -176,7 +222,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._answer({"success": True, "commitOid": oid, "commitUrl": url})
         self._answer({})
 
-    def _answer(self, values: dict[str, Any]) -> None:
+    def _answer(self, values: dict[str, Any] | list[Any]) -> None:
         content = json.dumps(values).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -184,14 +230,20 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _send(self, content: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(200)
+    def _send(
+        self,
+        content: bytes,
+        headers: dict[str, str] | None = None,
+        status: int = 200,
+        sent: int | None = None,
+    ) -> None:
+        self.send_response(status)
         for key, value in (headers or {}).items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(content)
+            self.wfile.write(content[:sent])
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         self.send_response(status)
@@ -205,7 +257,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _entry(folder: Path, file: Path) -> dict[str, Any]:
-    """What the hub says of a file."""
+    """What the hub says of a file, or of a folder."""
+    if file.is_dir():
+        path = file.relative_to(folder).as_posix()
+        return {"type": "directory", "path": path, "size": 0, "oid": commit(path)}
     content = file.read_bytes()
     entry: dict[str, Any] = {"type": "file", "path": file.relative_to(folder).as_posix()}
     entry["size"] = len(content)

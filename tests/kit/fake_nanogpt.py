@@ -56,12 +56,20 @@ class GPT(nn.Module):
         self.lm_head.weight = self.transformer["wte"].weight
         nn.init.normal_(self.lm_head.weight, std=0.1)
 
-    def forward(self, ids, targets):
+    def forward(self, ids, targets=None):
         x = self.transformer["wte"](ids) + self.transformer["wpe"].weight[: ids.shape[1]]
         for block in self.transformer["h"]:
             x = block(x)
         logits = self.lm_head(self.transformer["ln_f"](x))
+        if targets is None:
+            return logits, None
         return logits, functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+    def generate(self, ids, count, temperature, top_k):
+        for _ in range(count):
+            logits = self(ids[:, -self.config.block_size :])[0][:, -1]
+            ids = torch.cat((ids, (logits / temperature).argmax(-1, keepdim=True)), 1)
+        return ids
 """
 TRAIN = """
 import sys, torch

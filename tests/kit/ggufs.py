@@ -11,8 +11,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from nanogpt.architecture import GPTConfig
-from nanogpt.formats.hub_config import to_hub
-from nanogpt.text.tokenizer import EOT
+from nanogpt.formats.hub.config import to_hub
+from nanogpt.text.words.library import EOT
 from tests.kit.brought import learn
 
 SHAPES = {
@@ -26,6 +26,12 @@ SHAPES = {
     # transformers' reader takes every Qwen3's heads to be 128 wide
     "qwen3": {"architecture": "qwen3", "n_kv_head": 1, "head_dim": 128},
     "qwen3, untied": {"architecture": "qwen3", "head_dim": 128, "tied": False},
+    "qwen2": {"architecture": "qwen2", "n_kv_head": 2},
+}
+# transformers' reader knows neither
+UNREAD = {
+    "smollm3": {"architecture": "smollm3", "n_layer": 5, "n_kv_head": 2, "no_rope": (3,)},
+    "olmo2": {"architecture": "olmo2", "n_kv_head": 2, "tied": False},
 }
 Tensors = dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 

@@ -19,7 +19,8 @@ import torch
 
 from nanogpt import optim
 from nanogpt.architecture import GPTConfig
-from nanogpt.machine.devices import return_freed_memory
+from nanogpt.batches import Text, Windows
+from nanogpt.common.memory import return_freed_memory
 from nanogpt.machine.distributed import join
 from nanogpt.model import GPT
 from nanogpt.settings import Lora, Settings
@@ -87,8 +88,16 @@ def train(config: GPTConfig, settings: Settings) -> None:
             tensors = trained | optim.state_tensors(model, optimizers)
             saves.save(tensors, progress, rows=0)
 
-        splits = tokens, tokens[:4200]
-        args = (model, optimizers, splits, settings, world, Progress(), Hooks(record, save))
+        args = (
+            model,
+            optimizers,
+            Windows(Text(tokens), settings.model.context),
+            Text(tokens[:4200]),
+            settings,
+            world,
+            Progress(),
+            Hooks(record, save, lambda loss, part: loss),
+        )
         Trainer(*args).fit()
         saves.wait()
     os.fsync = fsync

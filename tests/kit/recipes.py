@@ -16,6 +16,8 @@ Run = Callable[..., tuple[int, str]]  # a command's words → its exit code and 
 
 # a model that trains in a second
 QUICK = {
+    "tokenize__tokenizer": "char",  # of any text, however short
+    "tokenize__vocab_size": None,
     "model__n_layer": 2,
     "model__n_embd": 32,
     "model__n_inner": 64,

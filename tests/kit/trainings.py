@@ -19,8 +19,8 @@ from nanogpt.common.files import remove_folder
 from nanogpt.formats.weights import save_model, weights_sha256
 from nanogpt.model import GPT
 from nanogpt.scoring.blocks import Scores
-from nanogpt.text import tokenizer
 from nanogpt.text.tokens import HeldOut
+from nanogpt.text.words import tokenizer, vocabulary
 from nanogpt.tracking import location, outbox
 from nanogpt.tracking.run import Run, start
 from nanogpt.tracking.versions.registry import Identity
@@ -39,14 +39,15 @@ SAMPLING = {
     "temperature": 0.8,
     "top_k": None,
     "top_p": 0.95,
+    "min_p": None,
+    "repetition_penalty": 1.0,
+    "stop": [],
     "tokens": 20,
     "seed": 1,
 }
 SCORES = {"eval_loss": 1.4, "eval_bits_per_byte": 2.0}
 TEXT = ["to be or not to be " * (count % 9 + 1) for count in range(40)]  # shorter than a block
 TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"  # seconds
-# a machine that stalls for half a minute is no server that does not answer
-outbox.STOP_SECONDS["FINISHED"] = 120
 CARD = """---
 library_name: transformers
 license: mit
@@ -65,7 +66,7 @@ def train(folder: Path, journal: Journal, first: int, last: int) -> None:
     for step in range(first, last + 1):
         journal.record(step, metrics(step))
         if step % 4 == 0:
-            journal.record(step, {"val_loss": 5 / step})
+            journal.record(step, {"val_loss": 5 / step, "val_bits_per_byte": 2.5 / step})
             journal.save()
 
 
@@ -118,11 +119,14 @@ def waiting() -> list[str]:
     return sorted(path.name.partition("-")[0] for path in location.outbox().glob("*-*"))
 
 
-def make_model(folder: Path, seed: int = 1) -> Path:
-    """A model directory of random weights and 60 characters."""
+LETTERS = "".join(chr(code) for code in (10, *range(32, 123)))
+
+
+def make_model(folder: Path, seed: int = 1, letters: str = LETTERS) -> Path:
+    """A model directory of random weights and these characters."""
     folder.mkdir()
-    text = tokenizer.char_json((chr(code) for code in (10, *range(32, 123))), eot=False)
-    tokenizer.write(folder, text)
+    text = vocabulary.char_json(letters, eot=False)
+    vocabulary.write(folder, text)
     config = GPTConfig(
         architecture="qwen3",
         vocab_size=tokenizer.load(folder).vocab_size,
@@ -167,11 +171,11 @@ def trial(bits: float, **rule: Any) -> Trial:
     return Trial(scores(bits), text, 16, settings.eval, settings.machine)
 
 
-def registration(model: Path, val_loss: float) -> dict[str, Any]:
+def registration(model: Path, bits: float) -> dict[str, Any]:
     return {
         "weights_sha256": weights_sha256(model),
         "step": 8,
-        "metrics": {"val_loss": val_loss},
+        "metrics": {"val_bits_per_byte": bits},
         "tags": {"tokens_sha256": "d" * 64},
         "sampling": SAMPLING,
     }

@@ -109,7 +109,7 @@ def test_a_second_ctrl_c_waits_no_longer(tmp_path: Path) -> None:
     while len(list(tmp_path.glob("*.deaf"))) < 2:
         time.sleep(0.01)
     boss.process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    time.sleep(2)  # a busy machine hands over two that come close together as one
     assert boss.process.poll() is None
     boss.process.send_signal(signal.SIGINT)
     (said,) = boss.end(130).splitlines()

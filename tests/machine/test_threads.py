@@ -16,6 +16,8 @@ from nanogpt.machine import threads
 from nanogpt.machine.distributed import join
 from nanogpt.machine.threads import waited
 from nanogpt.stages import sample
+from nanogpt.text.prompt import go_on
+from nanogpt.text.words.tokenizer import load
 from tests.kit.recipes import ROOT, quick
 from tests.kit.trainings import make_model
 
@@ -72,7 +74,8 @@ def two() -> Iterator[None]:
 @pytest.mark.usefixtures("two")
 def test_settings_decide_over_the_environment_in_every_stage(tmp_path: Path) -> None:
     settings = quick(machine__threads=1)
-    sample.sample(make_model(tmp_path / "model"), "the", settings, 1)
+    model = make_model(tmp_path / "model")
+    sample.sample(model, sample.Asked(go_on(load(model), "the"), "the", 1, str), settings)
     assert torch.get_num_threads() == 1
     torch.set_num_threads(2)
     join(settings.machine)  # as train and eval do

@@ -39,7 +39,7 @@ def test_a_table_of_what_can_be_scored(tmp_path: Path, empty_database: Path) -> 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("│ small "))
-    _, base, split, tokens, loss, _, bits, _ = [cell.strip() for cell in row.split("│")]
+    _, base, split, bits, tokens, loss, _, _ = [cell.strip() for cell in row.split("│")]
     assert (base, split) == ("small", "test")
     assert int(tokens.replace(",", "")) > 100
     assert 6 < float(loss) < 7  # a random model of 577 tokens

@@ -1,17 +1,22 @@
 """Recipes made from others: what is copied, what is changed, what is refused."""
 
+import gzip
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 from ruamel.yaml import YAML
 
-from nanogpt.settings import load
+from nanogpt.settings import Fields, load
 from pipelines.given import name_for, refused, seen_from_root
 from pipelines.graph import RecipeError, stages
 from pipelines.new import _change, _yaml_text, create, main
@@ -104,6 +109,59 @@ def test_any_key_takes_what_params_yaml_would(new: New) -> None:
     assert settings.download.bases == ["gpt2", "smollm2-135m"]
     assert settings.train.lora is not None
     assert settings.train.lora.rank == 8
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "field"),
+    [
+        ("TALKS.JSONL", '\n{"messages": [{"role": "user"}]}\nbroken', "messages"),
+        (
+            "talks.json",
+            '[\n{"conversations": [{"from": "human"}]}, {',
+            {"messages": "conversations"},
+        ),
+        ("talks.jsonl.gz", '{"prompt": "a", "completion": "b"}', ["prompt", "completion"]),
+        ("talks.jsonl.zst", '{"messages": []}', "messages"),
+        ("talks.csv", "prompt,completion\r\na,b\r\n", ["prompt", "completion"]),
+        ("talks.csv.gz", "\ufeffcompletion,prompt\nb,a\n", ["prompt", "completion"]),
+        ("talks.parquet", '{"messages": [{"role": "user", "content": "a"}]}', "messages"),
+        ("texts.csv", "text,prompt\na,b\n", "text"),
+        ("broken.parquet", "PAR1", "text"),
+        ("broken.csv.zst", "prompt,completion", "text"),
+        ("texts.jsonl", '{"text": "a", "messages": "b"}', "text"),
+        ("broken.jsonl", '{"messages": [', "text"),
+        ("numbers.json", "[1, 2]", "text"),
+        ("empty.jsonl", "", "text"),
+    ],
+)
+def test_conversations_are_seen(new: New, file: str, content: str, field: object) -> None:
+    packed = content.encode()
+    if file.endswith(".gz"):
+        packed = gzip.compress(packed)
+    elif file.endswith(".jsonl.zst"):
+        packed = zstandard.compress(packed)
+    Path(file).write_bytes(packed)
+    if file == "talks.parquet":
+        parquet.write_table(pa.Table.from_pylist([json.loads(content)]), file)
+    _, folder = new("--name=mine", f"--corpus={file}")
+    made = load(Path(folder, "params.yaml"))
+    found = made.download.text_field
+    assert (found.model_dump(exclude_none=True) if isinstance(found, Fields) else found) == field
+    talks = field != "text"
+    assert made.train.loss_on == ("assistant" if talks else "all")
+    assert made.train.packing == ("documents" if talks else "continuous")
+
+
+def test_a_field_is_named(new: New) -> None:
+    Path("talks.jsonl").write_text('{"messages": [], "body": "to be"}')
+    _, plain = new("--name=plain", "--corpus=talks.jsonl", "--field=body")
+    made = load(Path(plain, "params.yaml"))
+    assert (made.download.text_field, made.train.loss_on) == ("body", "all")
+    pair = "{prompt: question, completion: answer}"
+    _, asked = new("--name=asked", "--corpus=poems", f"--field={pair}", "--set=train.loss_on=all")
+    made = load(Path(asked, "params.yaml"))
+    assert made.download.text_field == Fields(prompt="question", completion="answer")
+    assert (made.train.loss_on, made.train.packing) == ("all", "documents")
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_what_only_reads_reports_or_refuses_makes_nothing_run_again(touched: Pat
 @pytest.mark.parametrize(
     ("file", "stages"),
     [
-        ("generation.py", {"sample"}),
+        ("generation/engine.py", {"sample"}),
         ("evaluation.py", {"train", "eval"}),
         ("text/documents.py", {"tokenize", "eval", "sample"}),
         ("sources/hub.py", {"download"}),
@@ -83,7 +83,7 @@ def test_a_change_of_code_runs_the_stages_that_it_decides(
 
 
 def test_a_change_of_generation_runs_sample_alone(touched: Path) -> None:
-    path = touched / "nanogpt" / "generation.py"
+    path = touched / "nanogpt" / "generation" / "engine.py"
     path.write_text(path.read_text() + "\n# changed\n")
     assert stages_that_run(touched, "dvc.yaml") == ["check", "sample"]
 

@@ -42,6 +42,7 @@ HERE = Machine(
     device_name=None,
     dtype="float32",
     threads=1,
+    tokenize_executor="auto",
     processes=1,
     compile=False,
     parallel="auto",
@@ -52,7 +53,7 @@ HERE = Machine(
 
 
 def origin(folder: Path, weights: str, code: Code | None = None, **digests: str) -> Origin:
-    """What is recorded of a version with these weights, whose validation loss was 2.0."""
+    """What is recorded of a version with these weights, whose validation was 2.0 bits per byte."""
     folder.mkdir(exist_ok=True)
     (folder / "params.yaml").write_text("data: data/test\ntrain: {max_minutes: null}\n")
     record = Record(
@@ -69,12 +70,12 @@ def origin(folder: Path, weights: str, code: Code | None = None, **digests: str)
     return Origin(f"models:/{PLAIN}/3", 2.0, folder, record)
 
 
-def model_in(copy: Path, weights: bytes, val_loss: float) -> str:
+def model_in(copy: Path, weights: bytes, bits: float) -> str:
     """What `train` leaves in a copy; the digest of its weights."""
     folder = copy / "data" / "test" / "model"
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(weights)
-    (folder.parent / "train.json").write_text(json.dumps({"val_loss": val_loss}))
+    (folder.parent / "train.json").write_text(json.dumps({"val_bits_per_byte": bits}))
     return sha256(weights).hexdigest()
 
 
@@ -102,11 +103,11 @@ def test_weights_of_the_same_bytes_are_identical_or_equivalent(
 @pytest.mark.parametrize(
     ("distance", "loss", "word", "says"),
     [
-        (None, 2.0019, "equivalent", "0.0019 nats a token apart"),
-        (None, 2.0021, "different", "validation loss 2.0021, and 2.0000 before"),
+        (None, 2.0029, "equivalent", "before: 0.0029 apart"),
+        (None, 2.0031, "different", "validation 2.0031 bits per byte, and 2.0000 before"),
         (None, float("nan"), "different", "nan"),
-        (APART | {"loss": [1.9, 1.9001]}, 9.0, "equivalent", "at most 0.001 apart"),
-        (APART | {"loss": [1.9, 1.91]}, 9.0, "different", "0.0100 nats a token apart"),
+        (APART | {"bits_per_byte": [1.9, 1.9001]}, 9.0, "equivalent", "at most 0.001 apart"),
+        (APART | {"bits_per_byte": [1.9, 1.91]}, 9.0, "different", "before: 0.0100 apart"),
         (APART | {"weights": ["x", "w"]}, 2.0, "different", "in MLflow are not those"),
     ],
 )
@@ -209,7 +210,7 @@ def test_what_cannot_be_built_again_is_refused_with_the_reason(
     repository: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], says: str
 ) -> None:
     known = origin(repository / "lineage", "w").record.model_dump() | changes
-    answers = {"lineage": known, "reproduced": {"val_loss": None}}
+    answers = {"lineage": known, "reproduced": {"val_bits_per_byte": None}}
     monkeypatch.setattr("pipelines.origin.nanogpt", lambda *words: json.dumps(answers[words[0]]))
     with pytest.raises(RecipeError, match=says):
         find_origin(f"models:/{PLAIN}/3", repository / "lineage", repository)
@@ -224,7 +225,7 @@ def test_a_shallow_clone_is_told_how_to_get_the_commit(
     shallow = tmp_path / "shallow"
     git(tmp_path, "clone", "--quiet", "--depth=1", f"file://{repository}", str(shallow))
     known = origin(tmp_path / "lineage", "w", Code(commit=first, dirty=False)).record.model_dump()
-    answers = {"lineage": known, "reproduced": {"val_loss": None}}
+    answers = {"lineage": known, "reproduced": {"val_bits_per_byte": None}}
     monkeypatch.setattr("pipelines.origin.nanogpt", lambda *words: json.dumps(answers[words[0]]))
     with pytest.raises(RecipeError, match="git fetch --unshallow"):
         find_origin("m", tmp_path / "lineage", shallow)

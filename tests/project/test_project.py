@@ -56,7 +56,11 @@ def make(
     [
         ("nanogpt/common/told.py", "pipelines/repro.py", '^WAITING = "(.+?)"'),
         ("nanogpt/stages/train.py", "pipelines/run.py", '^PUBLISHED = "(.+?)"'),
-        ("nanogpt/settings.py", "pipelines/new.py", r'^(?:DATA|NAME) = .*"(?:data/)?(.+)"\)'),
+        (
+            "nanogpt/settings.py",
+            "pipelines/new.py",
+            r'^(?:DATA|NAME) = .*"(?:data/)?(.+)"\)',
+        ),
     ],
 )
 def test_what_two_packages_have_to_agree_on(ours: str, theirs: str, pattern: str) -> None:
@@ -228,10 +232,19 @@ def test_what_is_typed_arrives_as_it_is(
     printed = typed("finetune", f"CORPUS={value}", f"BASE={value}", f"PROMPT={value}")
     new = "python|-m|pipelines.new|--run|--like=pipelines/finetune_shakespeare"
     assert printed == f"{new}|--corpus={value}|--base={value}|--prompt={value}|"
+    printed = typed("size", f"RECIPE={value}", f"DEPTH={value}", f"NAME={value}")
+    assert printed == f"python|-m|nanogpt.commands|size|--depth={value}|--name={value}|--|{value}|"
+    printed = typed("scaling", f"RECIPE={value}", f"HOURS={value}", f"CHECK={value}")
+    new = "python|-m|nanogpt.commands|scaling"
+    assert printed == f"{new}|--hours={value}|--check={value}|--|{value}|"
     printed = typed("compare", f"MODEL={value}", f"WITH={value}", f"TEXT={value}")
     assert printed == f"python|-m|nanogpt.commands|compare|--text={value}|--|{value}|{value}|"
     printed = typed("compare", "MODEL=a", "WITH=b", f"RECIPE={value}")
     assert printed == f"python|-m|nanogpt.commands|compare|--recipe={value}|--|a|b|"
+    (tmp_path / value).mkdir(parents=True)
+    printed = typed("serve", f"MODEL={value}", f"PORT={value}")
+    assert printed == f"python|-m|nanogpt.commands|serve|--port={value}|--|{value}|"
+    assert typed("serve", "MODEL=Make* [a]") == "python|-m|nanogpt.commands|serve|--|Make*|[a]|"
     assert not (tmp_path / "made-by-make").exists()
 
 
@@ -276,6 +289,7 @@ def test_no_means_no(typed: Callable[..., str], tmp_path: Path, no: str) -> None
         (["export"], "say MODEL="),
         (["push-to-hub", "MODEL=m"], "say MODEL= and REPO="),
         (["attest", "MODEL=models:/m@champion"], "say MODEL=models:/<name>@<alias> and KEY="),
+        (["serve"], "say MODEL="),
         (["verify", "MODEL=m"], "say MODEL= a folder, or models:/<name>@<alias>, and KEY="),
         (["compare", "MODEL=m"], "say MODEL= and WITH=, two models"),
         (["compare", "WITH=m"], "say MODEL= and WITH=, two models"),
@@ -312,7 +326,7 @@ def test_the_commands_of_the_make_targets_are_those_of_nanogpt() -> None:
 def test_tests_lie_as_the_rooms_do() -> None:
     rooms = {path.name for path in (ROOT / "nanogpt").iterdir() if path.is_dir()} - {"__pycache__"}
     folders = {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")}
-    assert len(rooms) == 13
+    assert len(rooms) == 16
     assert folders - {"pipelines", "project", "team"} <= rooms
     # the heart's lie at the top, as it does
     heart = {path.stem for path in (ROOT / "nanogpt").glob("*.py")}
@@ -326,11 +340,11 @@ HEART = (
     "architecture",
     "model",
     "batches",
+    "packing",
     "trainer",
     "optim",
     "gradients",
     "evaluation",
-    "generation",
 )
 
 

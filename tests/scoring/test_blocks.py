@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nanogpt.architecture import GPTConfig
+from nanogpt.batches import Text
 from nanogpt.common.errors import UserError
 from nanogpt.evaluation import measures, total_loss
 from nanogpt.formats.weights import load_model, save_model
 from nanogpt.machine.distributed import World, join
 from nanogpt.model import GPT
 from nanogpt.scoring.blocks import Scores, score
-from nanogpt.text import tokenizer
-from nanogpt.text.tokenizer import char_json, gpt2_json
 from nanogpt.text.tokens import HeldOut, open_tokens
+from nanogpt.text.words import tokenizer, vocabulary
+from nanogpt.text.words.vocabulary import char_json, gpt2_json
 from tests.kit.brought import base_json, llama2, put, unigram
 from tests.kit.recipes import quick
 from tests.text.test_tokenizer import EDGES, PLAY, train_vocabulary
@@ -96,7 +97,7 @@ def token_losses(folder: Path, ids: list[int]) -> NDArray[np.float64]:
     """The loss of each token, 0 of the first."""
     found = np.zeros(len(ids))
     model = load_model(folder)
-    total_loss(model, np.array(ids), 16, world(), hear=found.__setitem__)
+    total_loss(model, Text(np.array(ids)), 16, world(), hear=found.__setitem__)
     return found
 
 
@@ -109,6 +110,26 @@ def check(scores: Scores, text: HeldOut, block: int) -> None:
     assert (scores.bytes > 0).all()
     assert len(scores.nats) == sum(-(-size // block) for size in sizes)
     assert scores.count == scores.tokens - 1
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "characters"])
+def test_documents_apart_cost_what_each_costs_alone(
+    models: Callable[[str], Path], kind: str
+) -> None:
+    """Each from the end of the one before, as a sample begins; a longer one in several windows."""
+    folder, documents = models(kind), [PLAY[:50], "ay", PLAY[50:57]]
+    text, encoder = HeldOut.of("three", *documents), tokenizer.load(folder)
+    scores = score(folder, text, 16, world(), block=8, apart=True)
+    check(scores, text, 8)
+    nats = 0.0
+    for i, document in enumerate(documents):
+        start = [] if i == 0 or encoder.eot is None else [encoder.eot]
+        end = [] if encoder.eot is None else [encoder.eot]
+        nats += token_losses(folder, [*start, *encoder.encode(document), *end]).sum()
+    assert scores.total == pytest.approx(nats, rel=1e-5)
+    together = score(folder, text, 16, world(), block=8)
+    assert together.total != pytest.approx(nats, rel=1e-5)
+    assert together.count == scores.count
 
 
 known = st.text(st.sampled_from(CHARACTERS), min_size=2)
@@ -193,13 +214,13 @@ def test_a_folder_that_is_no_model(tmp_path: Path, models: Callable[[str], Path]
     text = HeldOut.of("a", "some text")
     with pytest.raises(UserError, match=r"tokenizer\.json does not exist"):
         score(tmp_path, text, 16, world())
-    tokenizer.write(tmp_path, char_json(CHARACTERS, eot=True))
+    vocabulary.write(tmp_path, char_json(CHARACTERS, eot=True))
     with pytest.raises(UserError, match="is not a model directory"):
         score(tmp_path, text, 16, world())
     small = models("characters")
     for file in ("config.json", "model.safetensors"):
         (tmp_path / file).write_bytes((small / file).read_bytes())
-    tokenizer.write(tmp_path, char_json([*CHARACTERS, "\u0915"], eot=True))
+    vocabulary.write(tmp_path, char_json([*CHARACTERS, "\u0915"], eot=True))
     with pytest.raises(UserError, match="they do not belong together"):
         score(tmp_path, text, 16, world())
 
@@ -223,7 +244,7 @@ def test_the_text_of_tokens_has_the_loss_of_its_ids(tokenized: Path, tmp_path: P
         (tmp_path / file.name).write_bytes(file.read_bytes())
     folder, text = random_model(tmp_path), tokens.text("test")
     scores, ids = score(folder, text, 16, world()), tokens.split("test")
-    nats, count = total_loss(load_model(folder), ids, 16, world())
+    nats, count = total_loss(load_model(folder), Text(ids), 16, world())
     assert (scores.total, scores.count, scores.tokens) == (nats, count, len(ids))
     assert scores.figures() == measures(nats, count, len(ids), tokens.manifest.splits["test"].bytes)
     check(scores, text, 512)

@@ -25,10 +25,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ("BOOK.TXT", b"To be", None),
         ("a.jsonl", b'{"text": "a"}', None),
-        ("notes", b"To be", "cannot read notes: not one of .txt .md .jsonl .parquet; give it the"),
-        ("a.csv", b"text\na", "cannot read a.csv: .*; write it as .jsonl or .parquet"),
-        ("a.txt.gz", b"\x1f\x8b", "cannot read a.txt.gz: .*; unpack it"),
-        ("a.json", b"[]", "cannot read a.json: .*; write an object a line, as .jsonl: `jq -c"),
+        ("notes", b"To be", "cannot read notes: not one of .txt .md .* or .zst; give it the"),
+        ("a.csv", b"text\na", None),
+        ("a.tsv", b"text\na", "cannot read a.tsv: .*; write it as .csv or .parquet"),
+        ("a.txt.gz", b"\x1f\x8b", "/a.txt.gz cannot be unpacked .gzip. after byte 0 of its text"),
+        ("a.pdf.gz", b"\x1f\x8b", "cannot read a.pdf.gz: .*; unpack it"),
+        ("a.json", b'[{"body": "a"}]', "/a.json, element 0 .*, has no text in a field 'text'"),
         ("a.txt", b"", "download.corpus: a.txt is empty"),
         ("a.txt", "To be".encode("utf-16"), "/a.txt is not UTF-8 at byte 0 .* looks like UTF-16"),
         ("a.jsonl", b'{"body": "a"}', "/a.jsonl, line 1, has no text in a field 'text'"),
@@ -49,14 +51,39 @@ def test_own_text_before_it_is_fetched(
         before_download(settings)
 
 
+def test_answers_of_what_are_no_conversations(here: Path) -> None:
+    Path("a.jsonl").write_text('{"text": "a"}')
+    talks = {"train__loss_on": "assistant", "train__packing": "documents"}
+    with pytest.raises(UserError, match="is for conversations, and download"):
+        before_download(quick(download__corpus="a.jsonl", **talks))
+
+
 def test_a_fault_in_a_later_piece_costs_no_reading(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nanogpt.text.documents.PIECE", 10)
-    monkeypatch.setattr("nanogpt.sizing.ahead.PIECE", 6)  # the cut is inside a letter
+    monkeypatch.setattr("nanogpt.text.documents.PIECE", 6)  # the cut is inside a letter
     Path("a.jsonl").write_text('{"text": "a"}\n' * 3 + "{")
     Path("b.txt").write_bytes("Ah, où".encode() + b"\xff")
     before_download(quick(download__corpus="[ab].*"))
+
+
+def test_a_separator_that_is_nowhere_is_told(here: Path) -> None:
+    Path("a.txt").write_text("To be\n\nor not to be")
+    asked = {"download__corpus": "a.txt"}
+    told = before_download(quick(**asked, download__separator="%%"))
+    assert told == "download.separator: '%%' is nowhere in the beginnings of the files"
+    assert before_download(quick(**asked, download__separator="\n\n")) == ""
+    Path("a.csv").write_text("text\na\n")
+    assert before_download(quick(download__corpus="a.csv", download__separator="%%")) == ""
+
+
+def test_where_all_is_bad_nothing_is_skipped(here: Path) -> None:
+    asked = {"download__corpus": "*.jsonl", "download__bad_documents": "skip"}
+    Path("a.jsonl").write_text('{"body": "a"}\n{"body": "b"}\n')
+    with pytest.raises(UserError, match=r"/a.jsonl, line 1, has no text in a field 'text'"):
+        before_download(quick(**asked))
+    Path("b.jsonl").write_text('{"text": "a"}\n')
+    assert before_download(quick(**asked)) == ""
 
 
 def test_what_is_taken_of_a_folder_is_told(here: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from nanogpt.architecture import GPTConfig
 from nanogpt.common import groups
@@ -98,6 +99,26 @@ def test_a_training_far_from_the_limit_is_not_counted(monkeypatch: pytest.Monkey
     monkeypatch.setattr(memory, "estimate", None)
     monkeypatch.setattr(memory, "available", lambda device: 1 << 40)
     memory.check(config, settings, join(settings.machine))
+
+
+def test_who_knows_better_can_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, settings = big()
+    monkeypatch.setattr(memory, "available", lambda device: 1 << 28)
+    world = join(settings.machine)
+    with pytest.raises(UserError, match="If you know better: NANOGPT_MEMORY_CHECK=off before"):
+        memory.check(config, settings, world)
+    monkeypatch.setenv("NANOGPT_MEMORY_CHECK", "off")
+    memory.check(config, settings, world)
+    monkeypatch.setenv("NANOGPT_MEMORY_CHECK", "0")
+    with pytest.raises(UserError, match="NANOGPT_MEMORY_CHECK: '0' should be on or off"):
+        memory.check(config, settings, world)
+
+
+def test_what_torch_keeps_of_a_gpu_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 70)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 30)
+    assert memory.available(torch.device("cuda", 0)) == 140
 
 
 @pytest.mark.parametrize("version", [1, 2])

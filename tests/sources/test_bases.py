@@ -16,11 +16,12 @@ from nanogpt.common.errors import UserError
 from nanogpt.formats.base import open_base
 from nanogpt.formats.gguf.file import read as read_gguf
 from nanogpt.formats.gguf.file import write as write_gguf
-from nanogpt.formats.hub_config import read_config
+from nanogpt.formats.hub.config import read_config
 from nanogpt.sources.bases import BASES, download_base, find
 from nanogpt.sources.fetch import Wheel
 from nanogpt.sources.hub import INDEX
-from nanogpt.text import tokenizer
+from nanogpt.text.words import tokenizer, vocabulary
+from nanogpt.text.words.library import EOT
 from nanogpt.tracking import outbox
 from tests.kit.fake_hub import CHARACTERS, SHARDED, SINGLE, FakeHub
 from tests.kit.trainings import begin, client, make_model, registration
@@ -109,7 +110,7 @@ Breakage = Callable[[Path], object]
         ),
         (
             SINGLE,
-            lambda f: tokenizer.write(f, tokenizer.char_json(CHARACTERS, eot=False)),
+            lambda f: vocabulary.write(f, vocabulary.char_json(CHARACTERS, eot=False)),
             "tokenizer.json does not fit: eos_token_id of config.json and "
             "generation_config.json says {{95}}, which is not",
         ),
@@ -169,6 +170,19 @@ def test_a_clone_without_its_large_files_is_told_so(hub: FakeHub) -> None:
     )
 
 
+def test_the_window_of_a_mistral_is_told(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = hub.root / SHARDED
+    change(folder, "config.json", model_type="mistral", sliding_window=16)
+    (folder / "tokenizer.model").write_bytes(b"what tokenizer.json says as well")
+    manifest = download_base([f"hf:{SHARDED}@main"], Path("base"))
+    assert read_config(Path("base")).context == 16
+    said = "sees the last 16 tokens alone, so its context is taken to be that and not 32"
+    assert said in capsys.readouterr().err
+    names = {file.name for file in manifest.files}
+    assert "generation_config.json" in names
+    assert "tokenizer.model" not in names
+
+
 def test_folder_is_copied(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(hub.root))
     change(hub.root / SHARDED, "config.json", eos_token_id=None)
@@ -223,9 +237,7 @@ def make_gguf(path: Path) -> None:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, initial_alphabet=alphabet, special_tokens=[tokenizer.EOT]
-    )
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=[EOT])
     bpe.train_from_iterator([__doc__ or "", Path(__file__).read_text()], trainer)
     shape = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 32, "vocab_size": 300}
     model = GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=0, eos_token_id=0))

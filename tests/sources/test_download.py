@@ -2,16 +2,20 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nanogpt.common.errors import UserError
+from nanogpt.sections.text import Part
 from nanogpt.settings import Download
-from nanogpt.sources.corpora import CORPORA, VOCABULARIES, Corpus, download, find
-from nanogpt.sources.fetch import Files, SourceError, Web, Wheel
-from nanogpt.sources.hub import HubDataset
+from nanogpt.sources.corpora import CORPORA, VOCABULARIES, Corpus, check_talks, download, find
+from nanogpt.sources.fetch import Files, SourceError, Wheel
+from nanogpt.sources.hub_dataset import HubDataset
 from nanogpt.sources.shakespeare import script
+from nanogpt.sources.web import Web
 from nanogpt.text.raw import Raw, open_raw
 from tests.kit.recipes import Recipe
 
@@ -21,8 +25,18 @@ network = pytest.mark.skipif(
 )
 
 
-def raw(here: Path, corpus: str, sha256: str | None = None, tokenizer: str = "char") -> Raw:
-    settings = Download(corpus=corpus, text_field="text", sha256=sha256, base=None)
+def raw(
+    here: Path, corpus: str | list[Any], sha256: str | None = None, tokenizer: str = "char"
+) -> Raw:
+    settings = Download(
+        corpus=corpus,
+        text_field="text",
+        separator=None,
+        newlines="keep",
+        bad_documents="refuse",
+        sha256=sha256,
+        base=None,
+    )
     return download(settings, tokenizer, here / "base", here / "raw")
 
 
@@ -56,6 +70,37 @@ def test_manifest_tells_what_there_is(here: Path) -> None:
     assert manifest.source == "?.*"
     assert manifest.vocabulary is None
     assert (here / "raw/corpus/a.txt").read_bytes() == (here / "a.txt").read_bytes()
+
+
+def test_several_corpora_have_a_folder_each(here: Path) -> None:
+    write(here, x__a_txt=b"a", x__b_txt=b"b", y__a_jsonl=b'{"body": "c"}')
+    lines = Part(corpus="y/*.jsonl", text_field="body")
+    manifest = raw(here, ["x", lines, *(str(here / "x" / f"{name}.txt") for name in "ab")])
+    assert open_raw(here / "raw") == manifest
+    found = [(part.name, [file.name for file in files]) for part, files in manifest.by_part()]
+    assert found == [
+        ("x", ["corpus/0/a.txt", "corpus/0/b.txt"]),
+        ("y/*.jsonl", ["corpus/1/a.jsonl"]),
+        (f"{here}/x/a.txt", ["corpus/2/a.txt"]),
+        (f"{here}/x/b.txt", ["corpus/3/b.txt"]),
+    ]
+    assert [part.reading.text_field for part in manifest.parts] == ["text", "body", "text", "text"]
+    assert manifest.corpus == f"x, y/*.jsonl, {here}/x/a.txt, {here}/x/b.txt"
+    assert manifest.licence == "the user's own text"
+    assert (here / "raw/corpus/1/a.jsonl").read_bytes() == b'{"body": "c"}'
+
+
+def test_what_came_of_another_address_goes_when_all_is_there(here: Path) -> None:
+    write(here, a_txt=b"a", partial__0_part=b"gigabytes", partial__0_word=b"etag")
+    raw(here, "a.txt")
+    assert not (here / "partial").exists()
+
+
+def test_one_bad_corpus_of_several_is_named(here: Path) -> None:
+    write(here, a_txt=b"a", b_txt=b"")
+    with pytest.raises(UserError, match=r"download\.corpus: b\.txt is empty"):
+        raw(here, ["a.txt", "b.txt"])
+    assert not list(here.glob("raw*"))
 
 
 def test_same_name_in_two_folders_is_two_files(here: Path) -> None:
@@ -92,16 +137,21 @@ def test_one_file_by_two_ways_is_one(here: Path) -> None:
 
 def test_a_folder_is_all_of_its_texts(here: Path) -> None:
     write(here, poems__one_txt=b"a", poems__deep__two_MD=b"b", poems__deep__d__three_jsonl=b"{}")
-    write(here, poems__scan_pdf=b"%PDF", poems__notes=b"x", poems__more_txt_gz=b"\x1f")
+    write(here, poems__scan_pdf=b"%PDF", poems__notes=b"x", poems__more_xml_gz=b"\x1f")
+    write(here, poems__five_txt_GZ=b"\x1f", poems__four_csv=b"")
     (here / "poems" / ".git").mkdir()
     (here / "poems" / ".git" / "config.txt").write_text("hidden")
     (here / "poems" / "deep" / "back").symlink_to(here / "poems")
     found = find("poems", "text")
     (source,) = found.sources
     assert isinstance(source, Files)
-    assert source.paths == ("poems/deep/d/three.jsonl", "poems/deep/two.MD", "poems/one.txt")
+    assert source.paths == (
+        *("poems/deep/d/three.jsonl", "poems/deep/two.MD"),
+        *("poems/five.txt.GZ", "poems/four.csv", "poems/one.txt"),
+    )
     assert found.note == (
-        "the folder poems: 1 .txt, 1 .md, 1 .jsonl; left out: 1 without a suffix (give it the"
+        "the folder poems: 1 .txt, 1 .txt.gz, 1 .md, 1 .jsonl, 1 .csv; left out: 1 without a suffix"
+        " (give it the"
         " suffix .txt if it is plain text), 1 .gz (unpack it), 1 .pdf (take the text out of it),"
         " 1 hidden"
     )
@@ -133,7 +183,7 @@ def test_a_known_corpus_comes_before_a_folder_and_says_so(here: Path) -> None:
         ("missing.txt", "neither a known corpus nor a file"),
         ("missing/*.txt", "no file matches 'missing/\\*.txt'"),
         ("folder", r"folder 'folder' has no file that can be read.*; left out: 1 .pdf \(take the"),
-        ("folder/*", "cannot read folder/notes.pdf: not one of .txt .md .jsonl .parquet"),
+        ("folder/*", "cannot read folder/notes.pdf: not one of .txt .md .jsonl .json"),
         ("https://example.org/notes.pdf?part=hush", "cannot read https://example.org/notes.pdf:"),
         ("hf:who/what", "not of the form hf:<dataset id>@<revision>"),
         ("empty.txt", "empty.txt is empty"),
@@ -144,6 +194,21 @@ def test_bad_corpus_is_refused(here: Path, corpus: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         raw(here, corpus)
     assert not list(here.glob("raw*"))
+
+
+@pytest.mark.parametrize("name", ["note.txt", "https://example.org/note.md.gz"])
+def test_no_conversations_are_looked_for_in_plain_text(here: Path, name: str) -> None:
+    write(here, note_txt=b"To be")
+    with pytest.raises(UserError, match=f"text_field: {name} is plain text, .* say text_field: te"):
+        check_talks(name, find(name, "messages"))
+
+
+def test_no_conversations_are_looked_for_where_some_files_are_plain_text(here: Path) -> None:
+    write(here, talks__a_jsonl=b"{}", talks__README_md=b"Talks that were made up")
+    with pytest.raises(UserError, match=r"in 1 of 2 files \(talks/README.md\).* list of two"):
+        check_talks("talks", find("talks", "messages"))
+    check_talks("talks/*.jsonl", find("talks/*.jsonl", "messages"))
+    check_talks("talks", find("talks", "text"))
 
 
 def test_earlier_download_survives_a_failed_one(here: Path) -> None:
@@ -196,10 +261,10 @@ def test_no_source_in_reach_is_one_message_and_an_exit_code_of_its_own(
 
 def test_hub_data_sets_by_id() -> None:
     assert find("hf:who/what@c0ffee", "body").sources == (
-        HubDataset("who/what", None, "c0ffee", "body"),
+        HubDataset("who/what", None, "c0ffee", ("body",)),
     )
     assert find("hf:who/what:small@v1", "body") == Corpus(
-        "see the data set's page", (HubDataset("who/what", "small", "v1", "body"),), "body"
+        "see the data set's page", (HubDataset("who/what", "small", "v1", ("body",)),), "body"
     )
 
 
@@ -216,6 +281,44 @@ def test_address_is_fetched_but_its_query_is_not_recorded(
     manifest = (here / "raw/manifest.json").read_text()
     assert "https://example.org/a.txt" in manifest
     assert "hush" not in manifest
+
+
+def test_a_file_that_changes_while_it_is_copied_is_refused(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(here, a_txt=b"a", b_txt=b"b")
+    copy = shutil.copyfile
+
+    def copy_and_append(path: Path, into: Path) -> None:
+        copy(path, into)
+        if path.name == "b.txt":
+            with path.open("ab") as file:
+                file.write(b"more")
+
+    monkeypatch.setattr(shutil, "copyfile", copy_and_append)
+    with pytest.raises(UserError, match=r"/b\.txt changed while it was copied; run the same"):
+        raw(here, "*.txt")
+    assert not list(here.glob("raw*"))
+    monkeypatch.setattr(shutil, "copyfile", copy)
+    assert len(files(raw(here, "*.txt"))) == 2
+
+
+def test_what_came_before_a_download_broke_off_is_kept_beside_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def fetch(self: Web, folder: Path) -> str:
+        assert self.keep
+        seen.append(self.keep)
+        self.keep.mkdir(exist_ok=True)
+        (folder / "a.txt").write_bytes(b"a")
+        return self.name
+
+    monkeypatch.setattr(Web, "fetch", fetch)
+    raw(here, "https://example.org/a.txt")
+    assert seen == [here / "partial"]
+    assert not (here / "partial").exists()
 
 
 def test_named_corpora_and_vocabularies_are_pinned() -> None:

@@ -13,14 +13,17 @@ from nanogpt.common.manifest import write_manifest
 from nanogpt.formats.base import Base
 from nanogpt.settings import parse
 from nanogpt.stages import check
-from nanogpt.text.raw import Raw
+from nanogpt.text.raw import Raw, RawPart
 from tests.kit.recipes import values
+from tests.text.test_documents import reading
 
-OWN = {"data": "data/mine", "download__corpus": "texts/**/*.txt"}
+CORPUS = "texts/**/*.txt"
+OWN = {"data": "data/mine", "download__corpus": CORPUS}
 FOLDER = {
     **OWN,
     "download__base": "base",
     "tokenize__tokenizer": "base",
+    "tokenize__vocab_size": None,
     "model": {"context": 8, "dropout": 0.0},
 }
 GGUF = FOLDER | {"download__base": ["gpt2", "base/it.gguf"]}
@@ -91,8 +94,17 @@ def test_what_was_downloaded_stands_for_files_that_are_gone(
     raw, base = Path("data/mine/raw"), Path("data/mine/base")
     shutil.copytree("texts", raw / "corpus")
     texts = list_files(raw, "corpus")
-    about = {"corpus": OWN["download__corpus"], "licence": "", "source": "", "text_field": "text"}
-    write_manifest(raw, Raw(**about, files=texts, digest=digest_files(texts), vocabulary=None))
+    about = {"licence": "", "source": ""}
+    part = RawPart(name=CORPUS, **about, reading=reading(), files=len(texts))
+    manifest = Raw(
+        corpus=CORPUS,
+        **about,
+        parts=(part,),
+        files=texts,
+        digest=digest_files(texts),
+        vocabulary=None,
+    )
+    write_manifest(raw, manifest)
     name = recipe.get("download__base")
     base.mkdir()
     for file in MODEL if name == "base" else ("it.gguf", "config.json"):
@@ -140,6 +152,8 @@ def test_a_database_without_a_server_is_told_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:hunter2@127.0.0.1:9/mlflow")
+    # else a thread that nobody waits for tries for 100 s, and holds a lock of MLflow's meanwhile
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)
     inputs(OWN)
     said = capsys.readouterr().out
     assert "models stay on this machine's disk" in said

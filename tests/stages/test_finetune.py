@@ -14,10 +14,12 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from nanogpt.batches import gather
+from nanogpt.batches import Text, gather
+from nanogpt.evaluation import bits_per_byte
 from nanogpt.formats.weights import load_model, weights_sha256
-from nanogpt.text import tokenizer
+from nanogpt.packing import Places
 from nanogpt.text.tokens import open_tokens
+from nanogpt.text.words import tokenizer, vocabulary
 from tests.kit.recipes import Recipe, texts
 
 STAGES = ("download", "tokenize", "train", "eval", "sample")
@@ -36,24 +38,25 @@ LORA = {"rank": 4, "alpha": 8.0, "targets": "all-linear"}
 
 def small_base(folder: Path, architecture: str = "llama") -> Path:
     """A checkpoint that transformers saved, with a tokenizer that it can read."""
-    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     folder.mkdir(parents=True)
-    vocabulary = tokenizer.char_json((chr(code) for code in (10, *range(32, 0x250))), eot=True)
-    tokenizer.write(folder, vocabulary)
+    characters = (chr(code) for code in (10, *range(32, 0x250)))
+    vocabulary.write(folder, vocabulary.char_json(characters, eot=True))
     size = tokenizer.load(folder).vocab_size
     torch.manual_seed(1)
     ids = {"bos_token_id": size - 1, "eos_token_id": size - 1}
-    model: Any
     if architecture == "gpt2":
         shape = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
-        model = GPT2LMHeadModel(GPT2Config(vocab_size=size, **shape, **ids))
     else:
         shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-        heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
-        tied = {"tie_word_embeddings": True, "max_position_embeddings": 64}
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=size, **shape, **heads, **tied, **ids))
-    model.save_pretrained(folder)
+        shape |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+        shape |= {"tie_word_embeddings": True, "max_position_embeddings": 64}
+        shape |= {"pad_token_id": size - 1}
+    if architecture == "smollm3":
+        shape |= {"no_rope_layer_interval": 2}
+    config = AutoConfig.for_model(architecture, vocab_size=size, **shape, **ids)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder
 
 
@@ -99,8 +102,8 @@ def loss(folder: Path, ids: np.ndarray, context: int) -> float:
     with torch.no_grad():
         for start in range(0, len(ids) - 1, context):
             length = min(context, len(ids) - 1 - start)
-            windows = gather(ids, np.array([start]), length)
-            nats += model(*windows)[1].sum().item()
+            batch = gather(Text(ids), Places(start + np.arange(length)[None]))
+            nats += model(batch.ids, batch.targets).sum().item()
     return nats / (len(ids) - 1)
 
 
@@ -110,6 +113,10 @@ def test_the_untouched_base_is_scored_first_and_the_best_is_kept(done: Recipe) -
     assert training["base_val_loss"] == pytest.approx(loss(done.folder / "base", val, 32), rel=1e-5)
     assert training["val_loss"] == pytest.approx(loss(done.data / "model", val, 32), rel=1e-5)
     assert training["val_loss"] < training["base_val_loss"] - 0.3
+    split = open_tokens(done.data / "tokens").manifest.splits["val"]
+    for name in ("val", "base_val"):
+        bits = bits_per_byte(training[f"{name}_loss"], split.tokens, split.bytes)
+        assert training[f"{name}_bits_per_byte"] == pytest.approx(bits)
 
 
 def test_eval_scores_the_base_beside_the_model(done: Recipe) -> None:
@@ -168,7 +175,12 @@ def test_zero_steps_publish_the_base(fresh: Recipe) -> None:
     assert "base" not in json.loads((fresh.data / "eval.json").read_text())
 
 
-@pytest.mark.parametrize("architecture", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
+OTHERS = ["gpt2", "mistral", "qwen2", "smollm3", "olmo2"]
+
+
+@pytest.mark.parametrize(
+    "architecture", ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+)
 def test_adapters_train_merge_and_load_in_peft(
     tmp_path: Path, empty_database: Path, architecture: str
 ) -> None:
@@ -184,7 +196,7 @@ def test_adapters_train_merge_and_load_in_peft(
     theirs = PeftModel.from_pretrained(base, recipe.data / "model" / "adapter").eval()
     ids = torch.randint(60, (2, 16))
     with torch.no_grad():
-        torch.testing.assert_close(ours(ids)[0], theirs(ids).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)
     training = json.loads((recipe.data / "train.json").read_text())
     assert training["val_loss"] < training["base_val_loss"]
 
@@ -219,7 +231,7 @@ def test_more_context_than_the_base_has(fresh: Recipe) -> None:
 
 def test_tokens_of_another_tokenizer(fresh: Recipe) -> None:
     folder = fresh.data / "base"
-    tokenizer.write(folder, tokenizer.char_json("abc", eot=True))
+    vocabulary.write(folder, vocabulary.char_json("abc", eot=True))
     assert "was not made with the tokenizer of" in fresh.run("train", code=2)
     assert not list(fresh.data.glob("state/*"))
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from nanogpt.formats.weights import load_model
-from nanogpt.text import tokenizer
 from nanogpt.text.tokens import open_tokens
+from nanogpt.text.words import tokenizer
 from tests.kit.recipes import Recipe, Run, texts
 
 STAGES = ("download", "tokenize", "train", "eval", "sample")
@@ -59,7 +59,7 @@ def test_scores_are_of_every_held_out_token(done: Recipe) -> None:
     for start in range(0, len(tokens) - 1, 16):
         window = torch.from_numpy(tokens[start : start + 17])[None]
         with torch.no_grad():
-            nats += model(window[:, :-1], window[:, 1:])[1].sum().item()
+            nats += model(window[:, :-1], window[:, 1:]).sum().item()
     assert scores["split"] == "test"
     assert scores["tokens"] == len(tokens) - 1
     assert scores["loss"] == pytest.approx(nats / (len(tokens) - 1), rel=1e-4)
@@ -78,7 +78,7 @@ def test_the_published_model_is_one_of_transformers(done: Recipe) -> None:
     ids = AutoTokenizer.from_pretrained(folder)(prompt, return_tensors="pt").input_ids
     assert ids[0].tolist() == vocabulary.encode(prompt)
     with torch.no_grad():
-        torch.testing.assert_close(model(ids)[0], theirs(ids).logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-5, rtol=0)
 
 
 def test_the_card_says_what_the_model_is_made_of(done: Recipe) -> None:
@@ -194,10 +194,12 @@ def test_a_model_of_other_tokens_is_not_scored(again: Recipe) -> None:
     assert "do not belong together" in again.run("eval", code=2)
 
 
-def test_there_is_no_model_yet(tmp_path: Path) -> None:
+def test_there_are_no_tokens_yet(tmp_path: Path) -> None:
     recipe = Recipe(tmp_path / "empty")
-    assert "is not a model directory" in recipe.run("sample", code=2)
-    assert "data/test/tokens" in recipe.run("train", code=2)
+    for stage in ("sample", "train"):
+        said = recipe.run(stage, code=2)
+        assert "data/test/tokens" in said
+        assert "run the tokenize stage first" in said
 
 
 @pytest.mark.parametrize(

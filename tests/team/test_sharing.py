@@ -160,7 +160,7 @@ def is_complete(known: MlflowClient, folder: Path, number: str | None = None) ->
     assert float(version.tags["eval_bits_per_byte"]) == pytest.approx(scores["bits_per_byte"])
     assert run.data.tags["decision"] in version.description
     uses = {tag.value for data in run.inputs.dataset_inputs for tag in data.tags}
-    assert uses == {"training", "validation", "evaluation"}
+    assert uses == {"training", "validation", "evaluation", "corpus"}
     held = {file.path for file in known.list_artifacts(version.run_id)}
     assert {"samples.md", "samples.json"} <= held
     model = known.get_logged_model(version.source.removeprefix("models:/"))

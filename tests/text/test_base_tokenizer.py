@@ -14,11 +14,9 @@ from tokenizers import (
 )
 
 from nanogpt.common.errors import UserError
-from nanogpt.text.library import EOT
-from nanogpt.text.tokenizer import (
-    HubTokenizer,
-    load,
-)
+from nanogpt.text.words.byte_pairs import BPETokenizer
+from nanogpt.text.words.library import EOT
+from nanogpt.text.words.tokenizer import load
 from tests.kit.brought import SPECIAL, base_json, put, template
 from tests.text.test_tokenizer import EDGES, any_text
 
@@ -35,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_ids_are_the_librarys_and_texts_come_back(folder: Path, text: str) -> None:
     ours, theirs = load(folder), tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     theirs.encode_special_tokens = True
-    assert isinstance(ours, HubTokenizer)
+    assert isinstance(ours, BPETokenizer)
     assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
     assert ours.decode(ours.encode(text)) == text
 

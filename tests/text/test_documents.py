@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,20 +12,30 @@ from hypothesis import strategies as st
 
 from nanogpt.common.errors import UserError
 from nanogpt.common.manifest import File, write_manifest
-from nanogpt.settings import Tokenize
+from nanogpt.settings import TextField, Tokenize
 from nanogpt.text import documents
 from nanogpt.text.documents import Piece
-from nanogpt.text.raw import Raw
+from nanogpt.text.raw import Raw, RawPart, Reading
 from nanogpt.text.writer import tokenize
 
 
 def settings(
     tokenizer: str = "char", val: float = 0.1, test: float = 0.1, seed: int = 1337
 ) -> Tokenize:
-    return Tokenize(tokenizer=tokenizer, val=val, test=test, seed=seed)  # type: ignore[arg-type]
+    given = {"tokenizer": tokenizer, "val": val, "test": test, "seed": seed}
+    rest = {"vocab_size": None, "near_duplicates": "ignore", "expect": None}
+    return Tokenize.model_validate(given | rest)
 
 
-def make_raw(folder: Path, files: dict[str, str | bytes], text_field: str = "text") -> Path:
+def reading(text_field: TextField = "text", **options: Any) -> Reading:
+    """As the shipped recipes read, but for some options."""
+    usual = {"separator": None, "newlines": "keep", "bad_documents": "refuse"}
+    return Reading(text_field=text_field, **(usual | options))
+
+
+def make_raw(
+    folder: Path, files: dict[str, str | bytes], text_field: TextField = "text", **options: Any
+) -> Path:
     """What the download stage would make of these files."""
     (folder / "corpus").mkdir(parents=True)
     entries = []
@@ -33,11 +44,12 @@ def make_raw(folder: Path, files: dict[str, str | bytes], text_field: str = "tex
         data = content.encode() if isinstance(content, str) else content
         (folder / "corpus" / name).write_bytes(data)
         entries.append(File(name=f"corpus/{name}", bytes=len(data), sha256="0" * 64))
+    about = {"licence": "MIT", "source": "my shelf"}
+    part = RawPart(name="mine", **about, reading=reading(text_field, **options), files=len(files))
     manifest = Raw(
         corpus="mine",
-        licence="MIT",
-        source="my shelf",
-        text_field=text_field,
+        **about,
+        parts=(part,),
         files=tuple(entries),
         digest="1" * 64,
         vocabulary=None,
@@ -71,7 +83,7 @@ def test_a_jsonl_can_be_read_in_pieces_of_any_size(
     data = "".join(json.dumps({"t": text}, ensure_ascii=False) + "\n" for text in texts).encode()
     (folder / "a.jsonl").write_bytes(data)
     pieces = [Piece("a.jsonl", i, min(i + size, len(data)), 0) for i in range(0, len(data), size)]
-    found = [text for piece in pieces for text in documents.documents(folder, "t", piece)]
+    found = [text for piece in pieces for text in documents.documents(folder, reading("t"), piece)]
     assert found == [text for text in texts if text.strip()]
 
 
@@ -84,7 +96,7 @@ TWO = jsonl(["To be", "or not"])
         ({"a.txt": b"Who\xff's there?"}, r"a\.txt is not UTF-8 at byte 3 "),
         (
             {"a.jsonl": TWO.encode() + b'{"text": "\xff"}'},
-            rf"a\.jsonl is not UTF-8 at byte {len(TWO) + 10} ",
+            rf"a\.jsonl, line 3, is not UTF-8 at byte {len(TWO) + 10} ",
         ),
         ({"a.jsonl": TWO + "{"}, r"a\.jsonl, line 3, cannot be read as JSON: Expecting"),
         (
@@ -95,11 +107,18 @@ TWO = jsonl(["To be", "or not"])
         ({"a.jsonl": TWO + '{"text": 5}'}, r"a\.jsonl, line 3, has no text in a field 'text'"),
         ({"a.jsonl": TWO + '["x"]'}, r"a\.jsonl, line 3, is no JSON object that has a text"),
         ({"a.parquet": b"PAR1"}, r"a\.parquet is not a parquet file"),
-        ({"a.pdf": "x"}, r"a\.pdf is not one of \.txt, \.md, \.jsonl, \.parquet"),
+        (
+            {"a.pdf": "x"},
+            r"a\.pdf is not one of \.txt \.md .*, all but \.parquet also",
+        ),
         ({"a.txt": "", "b.jsonl": "\n\n" + jsonl([""])}, "the corpus mine has no text"),
         ({}, "the corpus mine has no text"),
-        ({"a.txt": "x", "b.txt": "y"}, "has 2 documents, of which val takes 1 and test 1"),
-        ({"a.txt": "To be"}, "has 5 characters, too few for tokenize.val 0.1"),
+        (
+            {"a.txt": "x", "b.txt": "y"},
+            "has 2 characters in 2 documents, too few for tokenize.val 0.1",
+        ),
+        ({"a.txt": "T"}, "has 1 character in 1 document, too few for tokenize.val 0.1"),
+        ({"a.txt": "To be"}, "has 5 characters in 1 document, too few for tokenize.val 0.1"),
     ],
 )
 def test_a_corpus_that_cannot_be_used(
@@ -112,6 +131,15 @@ def test_a_corpus_that_cannot_be_used(
         tokenize(raw, tmp_path / "tokens", settings())
     assert [path.name for path in tmp_path.iterdir() if path != raw] == ["tokens"]
     assert [path.name for path in (tmp_path / "tokens").iterdir()] == ["older"]
+
+
+def test_copies_that_leave_too_little_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = make_raw(tmp_path / "raw", {"a.jsonl": jsonl(["To be"] * 9)})
+    with pytest.raises(UserError, match="has 5 characters in 1 document"):
+        tokenize(raw, tmp_path / "tokens", settings())
+    assert "8 of 9 documents repeat an earlier one, word for word" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt.common.errors import UserError
-from nanogpt.text.library import EOT
-from nanogpt.text.tokenizer import BPETokenizer, CharTokenizer, char_json, gpt2_json, load
+from nanogpt.text.words.byte_pairs import BPETokenizer
+from nanogpt.text.words.encoders import CharTokenizer
+from nanogpt.text.words.library import EOT
+from nanogpt.text.words.tokenizer import load
+from nanogpt.text.words.vocabulary import char_json, gpt2_json
 from tests.kit.brought import PADDING, TRUNCATION, put
 from tests.text.test_tokenizer import PLAY, any_text, train_vocabulary
 

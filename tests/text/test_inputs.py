@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanogpt.common.errors import UserError
+from nanogpt.common.manifest import write_manifest
 from nanogpt.text import documents
+from nanogpt.text.checks.survey import NONE, TOLD, survey
 from nanogpt.text.documents import Piece, pieces
 from nanogpt.text.raw import open_raw
-from nanogpt.text.survey import NONE, survey
-from nanogpt.text.tokens import open_tokens
 from nanogpt.text.writer import tokenize
-from tests.text.test_documents import make_raw, settings
+from tests.text.test_documents import make_raw, reading, settings
 
 MARK = "\N{BYTE ORDER MARK}"
 DEEP = '{"text": "a", "more": ' + "[" * 200_000 + "]" * 200_000 + "}"
@@ -30,10 +30,10 @@ def table(values: list[str | None]) -> bytes:
 def read(folder: Path, name: str, content: str | bytes) -> list[str]:
     """The documents of one file, as the two readings of `tokenize` find them."""
     raw = make_raw(folder / "raw", {name: content})
-    corpus = open_raw(raw)
-    parts = list(pieces(raw, corpus.files))
-    survey(raw, corpus.text_field, parts, characters=True).tell(raw)
-    return [text for part in parts for text in documents.documents(raw, "text", part)]
+    ((part, files),) = open_raw(raw).by_part()
+    parts = list(pieces(raw, part.reading, files))
+    survey(raw, part.reading, parts, characters=True).tell(raw)
+    return [text for some in parts for text in documents.documents(raw, part.reading, some)]
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,18 @@ def test_taken_as_it_is(
         ("a.jsonl", '{"text": "a"}'.encode("utf-16"), "it looks like UTF-16"),
         ("a.txt", "To be".encode("utf-16-le"), "has more null bytes than a text has"),
         ("a.txt", "To be".encode("utf-32-be"), "has more null bytes than a text has"),
-        ("a.txt", b"\x1f\x8b\x08\x00\x00", "it looks like gzip: `gunzip`"),
+        (
+            "a.txt",
+            b"\x1f\x8b\x08\x00\x00",
+            "it looks like gzip: call it .gz after its kind",
+        ),
         ("a.txt", b"PK\x03\x04\xff", "it looks like a zip archive"),
         ("a.txt", b"%PDF-1.4\n%\xe2\xe3", "it looks like PDF"),
         ("a.txt", "Où".encode("latin-1"), "is not UTF-8 at byte 1 (counted from 0); convert it"),
         ("a.jsonl", DEEP, "a.jsonl, line 1, cannot be read as JSON: "),
         ("a.jsonl", '{"text": ' + "9" * 5000 + "}", "a.jsonl, line 1, cannot be read as JSON: "),
-        ("a.jsonl", '[\n{"text": "a"}\n]', "a.jsonl, line 1, cannot be read as JSON: "),
+        ("a.jsonl", '[\n{"text": "a"}\n]', "a.jsonl, line 1, begins an array, which is no line of"),
+        ("a.jsonl", '[{"text": "a"}]', "a.jsonl, line 1, begins an array, which is no line of"),
         ("a.jsonl", '{"text": "a"}\n{"text": "b', "a.jsonl, line 2, cannot be read as JSON: "),
         ("a.jsonl", "text\na\n", "a.jsonl, line 1, cannot be read as JSON: "),
         (
@@ -95,7 +100,7 @@ def test_refused(tmp_path: Path, name: str, content: str | bytes, says: str) -> 
     with pytest.raises(UserError) as caught:
         read(tmp_path, name, content)
     assert says in str(caught.value)
-    mend = "name the right one in download.text_field", "run the same command again"
+    mend = "name the right one in download.text_field", "left out by download.bad_documents: skip"
     assert str(caught.value).count(mend[0]) + str(caught.value).count(mend[1]) == 1
 
 
@@ -112,22 +117,22 @@ def test_a_damaged_page_of_a_table_is_refused(tmp_path: Path) -> None:
             "a.jsonl",
             '{"text": null}\n{"text": "b"}',
             ["b"],
-            f"1 of 2 texts (first ^, line 1) has {NONE}",
+            f"1 of 2 texts (first ^, line 1) has {TOLD[NONE]}",
         ),
         (
             "a.jsonl",
             '{"text": "b"}\n{"text": ""}\n{"text": " \\n"}',
             ["b"],
-            f"2 of 3 texts (first ^, line 2) have {NONE}",
+            f"2 of 3 texts (first ^, line 2) have {TOLD[NONE]}",
         ),
         (
             "a.parquet",
             table(["a", None, ""]),
             ["a"],
-            f"first ^, row 1 (counted from 0)) have {NONE}",
+            f"first ^, row 1 (counted from 0)) have {TOLD[NONE]}",
         ),
-        ("a.txt", " \n\t", [], f"1 of 1 texts (first ^) has {NONE}"),
-        ("a.txt", "To be\r\nor not", ["To be\r\nor not"], "(first ^) has line ends of Windows"),
+        ("a.txt", " \n\t", [], f"1 of 1 texts (first ^) has {TOLD[NONE]}"),
+        ("a.txt", "To be\r\nor not", ["To be\r\nor not"], "(first ^) has carriage returns"),
         ("a.txt", "To be\0, or not to be", ["To be\0, or not to be"], "such as U+0000: kept"),
         ("a.txt", f"a{MARK}b", [f"a{MARK}b"], "seldom text, such as U+FEFF: kept"),
         ("a.txt", "Wh\ufffd", ["Wh\ufffd"], "such as U+FFFD: kept"),
@@ -178,7 +183,7 @@ def test_a_long_line_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Path, "open", lambda *args, **kwargs: Counting(*args, **kwargs))
     parts = [Piece("a.jsonl", i, min(i + 1000, size), 0) for i in range(0, size, 1000)]
-    found = [len(text) for part in parts for text in documents.documents(tmp_path, "text", part)]
+    found = [len(text) for part in parts for text in documents.documents(tmp_path, reading(), part)]
     assert found == [50_000, 50_000]
     assert sum(asked) < 3 * size
 
@@ -191,18 +196,18 @@ SOME = {"a.txt": "a" * 1000, "b.txt": "b" * 1000, "c.txt": "c" * 1000}
     [
         # at val 0.1 and test 0.1, ten documents of one length divide as they should
         ({f"{i}.txt": str(i) * 50 for i in range(10)}, {}, []),
-        (SOME, {}, ["train has 33.3% of the text and not about 80.0%, val has 33.3% of the text"]),
-        ({"a.txt": "a" * 9000, "b.txt": "b" * 9, "c.txt": "c" * 9}, {}, ["join them into one"]),
+        (
+            SOME,
+            {},
+            ["3 documents of these lengths do not divide into val 0.1 and test 0.1, so"],
+        ),
+        ({"a.txt": "a" * 9000, "b.txt": "b" * 9, "c.txt": "c" * 9}, {}, ["so 1 of them is cut"]),
         (SOME, {"val": 0.3, "test": 0.3}, []),
         ({"a.txt": "To be, or not to be" * 9}, {}, []),
         (
             {f"{i}.txt": str(i % 5) * 50 for i in range(10)},
             {},
-            [
-                "1 of 1 documents of val are in train too, word for word",
-                "1 of 1 documents of test are in train too, word for word",
-                "5 of 10 documents repeat another one",
-            ],
+            ["5 of 10 documents repeat an earlier one, word for word: left out"],
         ),
     ],
     ids=["even", "three", "a large one", "as asked", "one", "copies"],
@@ -222,21 +227,18 @@ def test_what_the_splits_hold(
         assert said in warning
 
 
-@pytest.mark.parametrize(
-    ("count", "options", "advice"),
-    [
-        (2, {}, "join them into one file, which is cut by its length, or set tokenize.test to 0"),
-        (2, {"val": 0.6, "test": 0.0}, "bring more, or lower tokenize.val and .test"),
-        (3, {"val": 0.4}, "bring more, or lower tokenize.val and .test"),
-    ],
-)
-def test_advice_for_few_documents_helps(
-    tmp_path: Path, count: int, options: dict[str, float], advice: str
-) -> None:
-    raw = make_raw(tmp_path / "raw", {f"{i}.txt": str(i) * 9 for i in range(count)})
-    with pytest.raises(UserError, match="none is left to train on") as caught:
-        tokenize(raw, tmp_path / "tokens", settings(**options))  # type: ignore[arg-type]
-    assert advice in str(caught.value)
-    better = {"test": 0.0} if count == 2 and not options else {"val": 0.1}
-    tokenize(raw, tmp_path / "tokens", settings(**(options | better)))  # type: ignore[arg-type]
-    assert open_tokens(tmp_path / "tokens").manifest.splits["train"].documents >= 1
+def test_too_little_to_divide(tmp_path: Path) -> None:
+    raw = make_raw(tmp_path / "raw", {"a.txt": "abc", "b.txt": "def"})
+    with pytest.raises(UserError, match="6 characters in 2 documents, too few for tokenize"):
+        tokenize(raw, tmp_path / "tokens", settings())
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+@pytest.mark.parametrize("content", [table([]), table([None]), table(["A copy. " * 30])])
+def test_an_empty_corpus_beside_another_is_refused(tmp_path: Path, content: bytes) -> None:
+    raw = make_raw(tmp_path / "raw", {"a.parquet": table(["A copy. " * 30]), "b.parquet": content})
+    made = open_raw(raw)
+    parts = [made.parts[0].model_copy(update={"name": n, "files": 1}) for n in ("one", "two")]
+    write_manifest(raw, made.model_copy(update={"parts": tuple(parts)}))
+    with pytest.raises(UserError, match=r"download\.corpus: two: no text is there, or none that"):
+        tokenize(raw, tmp_path / "tokens", settings())

@@ -12,11 +12,11 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from nanogpt.common.errors import UserError
-from nanogpt.text import proof
-from nanogpt.text.library import EOT
-from nanogpt.text.proof import Proof
-from nanogpt.text.tokenizer import load
+from nanogpt.text.checks import proof
+from nanogpt.text.checks.proof import Proof
 from nanogpt.text.tokens import SPLITS, open_tokens
+from nanogpt.text.words.library import EOT
+from nanogpt.text.words.tokenizer import load
 from nanogpt.text.writer import tokenize
 from tests.kit.brought import PADDING, TRUNCATION, base_json, llama2
 from tests.text.test_documents import jsonl, make_raw, settings
@@ -202,7 +202,7 @@ def test_special_tokens_in_a_plain_text_are_told(
     assert len(lines) == len(expected)
     for line, parts in zip(lines, expected, strict=True):
         assert all(part in line for part in parts), line
-        assert ("to separate documents" in line) == (EOT in line)
+        assert ("download.separator" in line) == (EOT in line)
 
 
 def test_stories_in_one_file_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

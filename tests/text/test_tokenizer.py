@@ -17,7 +17,9 @@ from tokenizers import models, pre_tokenizers, trainers
 from nanogpt.common.errors import UserError
 from nanogpt.sources.corpora import VOCABULARIES
 from nanogpt.sources.fetch import fetch
-from nanogpt.text.tokenizer import EOT, Tokenizer, char_json, gpt2_json, load, write
+from nanogpt.text.words.library import EOT
+from nanogpt.text.words.tokenizer import Tokenizer, load
+from nanogpt.text.words.vocabulary import char_json, gpt2_json, write
 
 ROOT = Path(__file__).parents[2]
 TINY_SHAKESPEARE = ROOT.parent / "shared" / "data" / "tiny_shakespeare.txt"
@@ -231,9 +233,8 @@ def test_transformers_loads_it_beside_a_model(
 
 
 def test_the_file_is_the_same_in_every_process() -> None:
-    code = (
-        "import nanogpt.text.tokenizer as t; print(t.char_json(set('To be, or not to be'), True))"
-    )
+    called = "char_json(set('To be, or not to be'), True)"
+    code = f"from nanogpt.text.words.vocabulary import char_json; print({called})"
     texts = {
         subprocess.run(
             [sys.executable, "-c", code],

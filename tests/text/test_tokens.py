@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from decimal import Decimal
-from math import ceil
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,20 +14,19 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nanogpt.common.errors import UserError
-from nanogpt.text import documents, writer
-from nanogpt.text.splits import split_documents, split_text
-from nanogpt.text.tokenizer import char_json, load
+from nanogpt.text import writer
 from nanogpt.text.tokens import SPLITS, HeldOut, open_tokens
+from nanogpt.text.words.tokenizer import load
+from nanogpt.text.words.vocabulary import char_json
 from nanogpt.text.writer import tokenize
+from nanogpt.text.writing import chunks, second, workers
 from tests.kit.recipes import ROOT, Recipe
 from tests.text.test_documents import jsonl, make_raw, parquet, replace, settings
 from tests.text.test_tokenizer import EDGES, PLAY, train_vocabulary
 
-TEXTS = [f"{i}: {text}" for i, text in enumerate([*PLAY.splitlines(), *EDGES.values()])]
+TEXTS = [f"{i}: {text}"[:99] for i, text in enumerate([*PLAY.splitlines(), *EDGES.values()])]
 
 
 def many(tmp_path: Path, **options: Any) -> Path:
@@ -57,14 +54,15 @@ def test_documents_arrive_whole_and_in_order(tmp_path: Path, tokenizer: str) -> 
     tokens = open_tokens(tmp_path / "tokens")
     encoder = load(tokens.folder)
     assert encoder.eot == encoder.vocab_size - 1 == manifest.eot
-    labels = split_documents(len(TEXTS), settings())
-    for i, name in enumerate(SPLITS):
+    everything = []
+    for name in SPLITS:
         ids, starts = tokens.split(name), tokens.starts(name)
         found = []
         for document in np.split(ids, starts[1:]):
             assert document[-1] == encoder.eot
             found.append(encoder.decode(document[:-1].tolist()))
-        assert found == [text for text, label in zip(TEXTS, labels, strict=True) if label == i]
+        assert found == [text for text in TEXTS if text in found]
+        everything += found
         split = manifest.splits[name]
         assert (split.tokens, split.documents) == (len(ids), len(starts))
         assert split.bytes == len("".join(found).encode())
@@ -74,6 +72,7 @@ def test_documents_arrive_whole_and_in_order(tmp_path: Path, tokenizer: str) -> 
             assert text.ends
             assert text.digest == split.text_sha256
             assert HeldOut.of("the same", *found).digest == text.digest
+    assert sorted(everything) == sorted(TEXTS)
     assert not [*tokens.folder.glob("train*text*")]
 
 
@@ -101,31 +100,10 @@ def test_one_document_of_bpe_has_no_end(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     manifest = tokenize(raw, tokens, settings("gpt2"))
     texts = [load(tokens).decode(open_tokens(tokens).split(name)) for name in SPLITS]
-    assert tuple(texts) == split_text(PLAY, settings())
+    assert "".join(texts) == PLAY
+    assert [len(text) for text in texts[1:]] == [len(PLAY) - int(len(PLAY) * 0.9)] * 2
     assert manifest.eot == manifest.vocab_size - 1
     assert not open_tokens(tokens).text("test").ends
-
-
-@given(st.integers(10, 3_000_000))
-def test_the_cut_is_nanogpts(length: int) -> None:
-    train, val, test = split_text("x" * length, settings(val=0.1, test=0.0))
-    assert (len(train), len(val), test) == (int(length * 0.9), length - int(length * 0.9), "")
-
-
-shares = st.integers(1, 499).map(lambda thousandths: thousandths / 1000)
-
-
-@given(st.integers(2, 2000), shares, shares | st.just(0.0), st.integers(0, 2**32 - 1))
-def test_documents_are_dealt_by_the_seed(count: int, val: float, test: float, seed: int) -> None:
-    these = settings(val=val, test=test, seed=seed)
-    sizes = [ceil(Decimal(str(share)) * count) for share in (val, test)]
-    if sum(sizes) >= count:
-        with pytest.raises(UserError, match="none is left to train on"):
-            split_documents(count, these)
-        return
-    labels = split_documents(count, these)
-    assert np.bincount(labels, minlength=3).tolist() == [count - sum(sizes), *sizes]
-    assert (labels == split_documents(count, these)).all()
 
 
 @pytest.mark.parametrize("tokenizer", ["char", "gpt2"])
@@ -135,14 +113,36 @@ def test_the_result_does_not_depend_on_the_workers(
     raw = many(tmp_path)
     train_vocabulary(raw / "vocabulary")
     tokenize(raw, tmp_path / "alone", settings(tokenizer))
-    monkeypatch.setattr(documents, "PIECE", 100)
-    monkeypatch.setattr(writer, "CHUNK", 300)
+    monkeypatch.setattr(chunks, "CHUNK", 300)
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as executor:
         tokenize(raw, tmp_path / "three", settings(tokenizer), executor)
     assert contents(tmp_path / "three") == contents(tmp_path / "alone")
-    monkeypatch.setattr(writer, "SMALL", 0)
+    monkeypatch.setattr(workers, "SMALL", 0)
     tokenize(raw, tmp_path / "processes", settings(tokenizer))
     assert contents(tmp_path / "processes") == contents(tmp_path / "alone")
+
+
+def test_conversations(tmp_path: Path) -> None:
+    chats = [[{"role": "user", "content": f"{i}?"}, answer(f"It is {i}.")] for i in range(40)]
+    lines = "".join(json.dumps({"messages": chat}) + "\n" for chat in chats)
+    raw = make_raw(tmp_path / "raw", {"a.jsonl": lines}, "messages")
+    manifest = tokenize(raw, tmp_path / "tokens", settings())
+    tokens = open_tokens(tmp_path / "tokens")
+    assert manifest.parts[0].conversations
+    tokenizer = load(tokens.folder)
+    for name in SPLITS:
+        counted, ids = tokens.counted(name), tokens.split(name)
+        assert counted is not None
+        said = tokenizer.decode(ids[counted == 1]).split("<|endoftext|>")[:-1]
+        assert len(said) == manifest.splits[name].documents > 0
+        assert all(text.startswith("It is ") for text in said)
+        assert sum(len(text) for text in said) == manifest.splits[name].bytes
+        assert counted.sum() == manifest.splits[name].counted < len(ids)
+    assert json.loads(tokens.text("val").document(0)) in chats
+
+
+def answer(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
 
 
 def test_ids_of_four_bytes_where_two_do_not_suffice(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_ids_of_four_bytes_where_two_do_not_suffice(tmp_path: Path) -> None:
 def test_a_fault_in_another_process_is_told_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "SMALL", 0)
+    monkeypatch.setattr(workers, "SMALL", 0)
     raw = make_raw(tmp_path / "raw", {"a.txt": "x", "b.txt": b"\xff"})
     with pytest.raises(UserError, match=r"b\.txt is not UTF-8 at byte 0"):
         tokenize(raw, tmp_path / "tokens", settings())
@@ -170,7 +170,7 @@ def test_a_killed_worker_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 process.kill()
         return char_json(characters, eot)
 
-    monkeypatch.setattr(writer, "SMALL", 0)
+    monkeypatch.setattr(workers, "SMALL", 0)
     monkeypatch.setattr(writer, "char_json", kill)  # comes between the two readings
     with pytest.raises(OSError, match="a worker was killed"):
         tokenize(many(tmp_path), tmp_path / "tokens", settings())
@@ -275,9 +275,9 @@ def test_a_killed_parent_takes_its_workers_along(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import time\n"
-        "from nanogpt.text.writer import _workers\n"
+        "from nanogpt.text.writing.workers import workers\n"
         "if __name__ == '__main__':\n"
-        "    with _workers(None, 1 << 40, 2) as run:\n"
+        "    with workers(None, 1 << 40, 2) as run:\n"
         "        next(run(print, ['ready']))\n"
         "        time.sleep(60)\n"
     )
@@ -292,3 +292,15 @@ def test_a_killed_parent_takes_its_workers_along(tmp_path: Path) -> None:
         parent.send_signal(signal.SIGKILL)
     assert workers
     assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
+@pytest.mark.parametrize("size", [1, 40])
+def test_texts_are_encoded_in_batches_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    texts = [line for line in PLAY.splitlines() if line][:60]
+    raw = make_raw(tmp_path / "raw", {"a.jsonl": jsonl(texts)})
+    tokenize(raw, tmp_path / "together", settings())
+    monkeypatch.setattr(second, "BATCH", size)
+    tokenize(raw, tmp_path / "apart", settings())
+    assert contents(tmp_path / "apart") == contents(tmp_path / "together")

@@ -5,12 +5,13 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt.text import library
+from nanogpt.text.words import library
 from tests.kit.brought import base_json, llama2, unigram
 from tests.kit.recipes import ROOT
 from tests.text.test_tokenizer import EDGES, PLAY
@@ -41,7 +42,7 @@ def test_a_long_text_in_windows_has_the_ids_of_the_whole(kind: str, pieces: list
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "WINDOW", 300)
         patch.setattr(library, "OVERLAP", 120)
-        ids, places = library.encode(tokenizer, text)
+        ids, places = map(np.concatenate, zip(*library.windows(tokenizer, text), strict=True))
     whole = tokenizer.encode(text, add_special_tokens=False)
     assert ids.tolist() == whole.ids
     assert [*map(tuple, places.tolist())] == whole.offsets
@@ -52,7 +53,7 @@ def test_a_long_text_takes_little_memory(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
-from nanogpt.text.tokenizer import load
+from nanogpt.text.words.tokenizer import load
 tokenizer, text = load(Path(sys.argv[1])), sys.argv[2] * 1500
 tokenizer.encode_array(text[:300_000])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -33,7 +33,7 @@ def test_a_run_is_named_by_what_differs_from_the_commit() -> None:
     assert name(seed=2, tokenize__seed=3) == "seed=2 tokenize.seed=3"
     assert name(sample__prompt="x", machine__threads=1) == "shakespeare"  # the same training
     changes = {"model__n_layer": 3, "model__n_head": 2, "model__n_kv_head": 2, "seed": 1}
-    more = {"train__steps": 800, "train__max_skips": 2, "train__patience": 3}
+    more = {"train__steps": 1800, "train__max_skips": 2, "train__patience": 3}
     assert name(**changes, **more).endswith(" and 2 more")
     long = name(download__corpus="a/very/long/path/to/some/texts/*.txt")
     assert long == "corpus=a/very/long/path/to/som…"

@@ -2,12 +2,14 @@
 
 import json
 import signal
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
+from nanogpt.tracking.run import LOOK_SECONDS
 from nanogpt.training.journal import Journal, read
 from tests.kit.toy import eventually
 from tests.kit.trainings import begin, client, finish, logged, metrics, python, runs, save, train
@@ -51,6 +53,33 @@ def test_a_run_follows_the_saves_of_its_training(root: Path) -> None:
     arrive(8)
     run.stop(30)
     assert logged(runs()[0].info.run_id, "val_loss") == [4, 8]
+
+
+def test_a_save_with_nothing_to_tell_opens_no_run_but_after_a_while(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin(root / "state")
+    save(root / "state", 0)
+    time.sleep(5 * LOOK_SECONDS)
+    assert (run.seen, runs()) == (-1, [])
+    run.stop(30)
+    monkeypatch.setattr("nanogpt.tracking.run.BEGIN_SECONDS", 0)
+    late = begin(root / "late")
+    save(root / "late", 0)
+    arrive(0)
+    assert runs()[0].info.status == "RUNNING"
+    late.stop(30)
+
+
+def test_a_resumed_training_is_seen_before_its_next_save(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(root / "state").stop(30)  # told to stop before its run was opened
+    save(root / "state", 0)
+    monkeypatch.setattr("nanogpt.tracking.run.BEGIN_SECONDS", 0)
+    again = begin(root / "state")
+    arrive(0)
+    again.stop(30)
 
 
 def test_times_are_those_of_the_journal(root: Path) -> None:

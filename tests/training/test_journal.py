@@ -50,7 +50,7 @@ def test_curves_hold_what_never_varies(tmp_path: Path) -> None:
         "step,train_loss,learning_rate,grad_norm",
         "1,4,0.01,1",
     ]
-    assert second == b"step,val_loss\n4,1.25\n"
+    assert second == b"step,val_loss,val_bits_per_byte\n4,1.25,0.625\n"
 
 
 def test_a_training_without_a_save_starts_an_empty_journal(tmp_path: Path) -> None:

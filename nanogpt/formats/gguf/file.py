@@ -28,14 +28,16 @@ from nanogpt.formats.gguf import tokenizer
 from nanogpt.formats.gguf.layout import (
     HEAD_WIDTHS,
     KEYS,
+    NO_ROPE,
     OPTIONAL,
     ROPE_FACTORS,
     SCALING,
+    architecture,
     arrange,
     names,
     rope_factors,
 )
-from nanogpt.formats.hub_config import from_hub, to_hub
+from nanogpt.formats.hub.config import from_hub, to_hub
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +81,7 @@ class Gguf:
 
 
 def read(path: Path) -> Gguf:
-    """Open a GGUF file of a gpt2, llama or qwen3 model; no tensor is read yet.
+    """Open a GGUF file of an architecture that is known here; no tensor is read yet.
 
     Raises:
         UserError: it is no GGUF file or damaged, of another architecture, or has a feature, tensor
@@ -130,28 +132,33 @@ def write(
         chat_template: how a conversation becomes text, in Jinja.
 
     Raises:
-        UserError: llama.cpp does not have such a tokenizer or rotary scaling.
+        UserError: llama.cpp does not have such a tokenizer or such rotary positions.
         OSError: the disk is full.
     """
-    architecture = config.architecture
-    if config.rope_scaling and architecture != "llama":
-        raise UserError(f"llama.cpp has Llama 3's rope_scaling in llama, not in {architecture}")
-    if architecture == "gpt2" and config.activation == "gelu":
+    model = architecture(config)
+    if config.rope_scaling and model != "llama":
+        raise UserError(f"llama.cpp has Llama 3's rope_scaling in llama, not in {model}")
+    if model == "smollm3" and config.no_rope != tuple(range(config.n_layer)[NO_ROPE]):
+        raise UserError(
+            "llama.cpp leaves rotary positions out of every fourth layer, and this model out of"
+            f" {[*config.no_rope]}, from 0; export it with --format hf"
+        )
+    if model == "gpt2" and config.activation == "gelu":
         log.warning(
             "llama.cpp computes GELU by OpenAI's tanh formula, which is off by up to 0.0005"
         )
     # all that may be refused comes before the file
-    writer = gguf.GGUFWriter(None, architecture)
+    writer = gguf.GGUFWriter(None, model)
     writer.add_name(path.stem)
     writer.add_file_type(FILE_TYPES[dtype])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     writer.add_vocab_size(config.vocab_size)
     values = to_hub(config)
-    for key, theirs in KEYS[architecture].items():
-        _add_number(writer, f"{architecture}.{key}", values[theirs])
-    if architecture != "gpt2":
+    for key, theirs in KEYS[model].items():
+        _add_number(writer, f"{model}.{key}", values[theirs])
+    if model != "gpt2":
         for key in HEAD_WIDTHS:
-            writer.add_uint32(f"{architecture}.{key}", config.head_dim)
+            writer.add_uint32(f"{model}.{key}", config.head_dim)
     if config.rope_scaling:
         for name, value in asdict(config.rope_scaling).items():
             writer.add_float64(SCALING + name, value)
@@ -208,19 +215,17 @@ def _check_range(name: str, array: NDArray[np.float32], kind: Kind) -> None:
 def _config(
     path: Path, metadata: dict[str, Any], stored: Mapping[str, gguf.ReaderTensor]
 ) -> GPTConfig:
-    architecture = str(metadata.get("general.architecture"))
-    if architecture not in KEYS:
+    model = str(metadata.get("general.architecture"))
+    if model not in KEYS:
         known = ", ".join(KEYS)
-        raise UserError(f"{path}: the architecture {architecture!r} is not known; known: {known}")
-    prefix = f"{architecture}."
+        raise UserError(f"{path}: the architecture {model!r} is not known; known: {known}")
+    prefix = f"{model}."
     about = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
-    missing = [prefix + k for k in KEYS[architecture] if k not in about and k not in OPTIONAL]
+    missing = [prefix + k for k in KEYS[model] if k not in about and k not in OPTIONAL]
     missing += [] if "token_embd.weight" in stored else ["token_embd.weight"]
     if missing:
         raise UserError(f"{path} lacks {missing[0]}")
-    values = {
-        theirs: about.pop(key, OPTIONAL.get(key)) for key, theirs in KEYS[architecture].items()
-    }
+    values = {theirs: about.pop(key, OPTIONAL.get(key)) for key, theirs in KEYS[model].items()}
     # a float32 beside 1e-5 stands for it: take the shortest name that it has
     values = {k: float(str(np.float32(v))) if type(v) is float else v for k, v in values.items()}
     vocab_size = int(stored["token_embd.weight"].shape[-1])
@@ -230,7 +235,7 @@ def _config(
             raise UserError(f"{path}: {key} is {number!r}, and there are {vocab_size} tokens")
     values |= {f"{name}_token_id": metadata.get(tokenizer.IDS[name]) for name in ("bos", "pad")}
     values["eos_token_id"] = list(ends.values())
-    values |= {"model_type": architecture, "vocab_size": vocab_size}
+    values |= {"model_type": model, "vocab_size": vocab_size}
     values["tie_word_embeddings"] = "output.weight" not in stored
     config = replace(from_hub(values, str(path)), dropout=0.0)
     inert = {"vocab_size": vocab_size} | dict.fromkeys(HEAD_WIDTHS, config.head_dim)

@@ -32,14 +32,17 @@ LLAMA_KEYS = {
     "attention.key_length": "head_dim",
     "rope.freq_base": "rope_theta",
 }
-KEYS = {"gpt2": GPT2_KEYS, "llama": LLAMA_KEYS, "qwen3": LLAMA_KEYS}
+KEYS = {
+    "gpt2": GPT2_KEYS,
+    **dict.fromkeys(("llama", "qwen2", "qwen3", "smollm3", "olmo2"), LLAMA_KEYS),
+}
 # llama.cpp's values of those that are left out; null: as many as heads, and what is left for each
 OPTIONAL = {
     "attention.head_count_kv": None,
     "attention.key_length": None,
     "rope.freq_base": 10000.0,
 }
-HEAD_WIDTHS = ("attention.value_length", "rope.dimension_count")  # of llama and qwen3
+HEAD_WIDTHS = ("attention.value_length", "rope.dimension_count")  # of all with LLAMA_KEYS
 
 # Hugging Face's names of tensors, without ".weight" and ".bias"; {} is the layer
 GPT2_NAMES = """
@@ -54,23 +57,37 @@ LLAMA_NAMES = """
     model.layers.{}.self_attn.o_proj model.layers.{}.post_attention_layernorm
     model.layers.{}.mlp.gate_proj model.layers.{}.mlp.up_proj model.layers.{}.mlp.down_proj
 """
-QWEN3_NAMES = LLAMA_NAMES + "model.layers.{}.self_attn.q_norm model.layers.{}.self_attn.k_norm"
-NAMES = {"gpt2": GPT2_NAMES, "llama": LLAMA_NAMES, "qwen3": QWEN3_NAMES}
+QK_NORMS = "model.layers.{}.self_attn.q_norm model.layers.{}.self_attn.k_norm"
+NAMES = {
+    "gpt2": GPT2_NAMES,
+    **dict.fromkeys(("llama", "qwen2", "smollm3"), LLAMA_NAMES),
+    "qwen3": LLAMA_NAMES + QK_NORMS,
+    "olmo2": LLAMA_NAMES.replace("input_layernorm", "post_feedforward_layernorm") + QK_NORMS,
+}
+BIASED = {"gpt2": ("ln_", ".c_"), "qwen2": (".q_proj", ".k_proj", ".v_proj")}
+PAIRED = "llama", "smollm3"  # whose rotary positions turn rows (2i, 2i + 1) of a head in GGUF
+NO_ROPE = slice(3, None, 4)  # llama.cpp's: layers of a smollm3 without rotary positions
 ROPE_FACTORS = "rope_freqs.weight"  # beside those; Hugging Face has it in the config.json
 SCALING = "nanogpt.rope_scaling."  # keys of our own: what made those factors; llama.cpp skips them
 
 
+def architecture(config: GPTConfig) -> str:
+    """What GGUF calls it: a Mistral is a Llama there."""
+    return "llama" if config.architecture == "mistral" else config.architecture
+
+
 def names(config: GPTConfig) -> dict[str, str]:
     """GGUF's names of all tensors of such a model → Hugging Face's."""
-    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[config.architecture.upper()], config.n_layer)
+    kind = architecture(config)
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[kind.upper()], config.n_layer)
     found = {}
-    for name in NAMES[config.architecture].split():
+    for name in NAMES[kind].split():
         if name == "lm_head" and config.tied:
             continue
         for layer in range(config.n_layer) if "{}" in name else [0]:
             theirs = name.format(layer)
             found[f"{known[theirs]}.weight"] = f"{theirs}.weight"
-            if config.architecture == "gpt2" and ("ln_" in theirs or ".c_" in theirs):
+            if any(part in theirs for part in BIASED.get(kind, ())):
                 found[f"{known[theirs]}.bias"] = f"{theirs}.bias"
     return found
 
@@ -89,8 +106,8 @@ def arrange(
     part = name.split(".")[-2]
     if config.architecture == "gpt2" and name.startswith("blk.") and array.ndim == 2:
         return array.T  # GPT-2's checkpoints keep its matrices transposed
-    if config.architecture == "llama" and part in ("attn_q", "attn_k"):
-        # rotary positions turn rows (2i, 2i + 1) of a head in GGUF, here (i, i + D/2)
+    if architecture(config) in PAIRED and part in ("attn_q", "attn_k"):
+        # from rows (i, i + D/2) of a head, or to them
         heads = config.n_head if part == "attn_q" else config.n_kv_head
         pairs = (2, -1) if into_gguf else (-1, 2)
         turned = array.reshape(heads, *pairs, array.shape[-1]).swapaxes(1, 2)

@@ -40,12 +40,17 @@ ENDS = IDS["eos"], "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"
 # what a BPE of the tokenizers library may have, and llama.cpp's has not
 NOT_PLAIN = "dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"
 
+# how short forms end: in a tokenizer.json of Qwen's or Llama 3's; in llama.cpp, and in a vocabulary
+# that is learned here. The first takes an s of 1700 (U+017F) for an s
+SHORT = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+SPELLED = "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
+
 
 @cache
 def _splits() -> dict[str, Any]:
     """llama.cpp's names of the ways to cut a text before its pieces are merged."""
     words = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}DIGITS"
+        rf"{SHORT}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}DIGITS"
         r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
     gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -213,12 +218,16 @@ def _split_name(tokenizer: Tokenizer, model: dict[str, Any]) -> str:
 
 
 def _parts(pre_tokenizer: pre_tokenizers.PreTokenizer) -> list[dict[str, Any]]:
-    """What a pre-tokenizer does, without what concerns offsets alone."""
+    """What a pre-tokenizer does, without what concerns offsets alone, or is spelled in two ways."""
     blank = Tokenizer(models.BPE())
     blank.pre_tokenizer = pre_tokenizer
     values = json.loads(blank.to_str())["pre_tokenizer"]
     parts = values.get("pretokenizers", [values])
-    return [{key: v for key, v in part.items() if key != "trim_offsets"} for part in parts]
+    for part in parts:
+        part.pop("trim_offsets", None)
+        if "Regex" in part.get("pattern", {}):
+            part["pattern"]["Regex"] = part["pattern"]["Regex"].replace(SPELLED, SHORT)
+    return list(parts)
 
 
 def _by_letters(texts: Iterable[str]) -> dict[str, str]:

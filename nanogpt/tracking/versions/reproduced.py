@@ -18,7 +18,7 @@ class Known:
     """A version, wherever its aliases are by then."""
 
     model: str  # models:/<name>/<version>
-    val_loss: str | None  # nats a token, as it was registered
+    val_bits_per_byte: str | None  # as it was registered
     verdicts: tuple[str, ...]  # the newest first
 
 
@@ -31,7 +31,7 @@ def about(model: str) -> Known:
     """
     found = look_up(model)
     tags = found.about.tags
-    return Known(found.uri, tags.get("val_loss"), tuple(tags.get(TAG, "").splitlines()))
+    return Known(found.uri, tags.get("val_bits_per_byte"), tuple(tags.get(TAG, "").splitlines()))
 
 
 def keep(model: str, verdict: str) -> None:

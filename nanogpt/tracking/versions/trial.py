@@ -18,13 +18,14 @@ import numpy as np
 import torch
 
 from nanogpt.common.errors import UserError
-from nanogpt.formats.hub_config import read_config
+from nanogpt.formats.hub.config import read_config
 from nanogpt.machine.distributed import World, prepare
-from nanogpt.scoring.blocks import Scores, lacking, score
+from nanogpt.scoring.blocks import Scores, score
+from nanogpt.scoring.reading import lacking
 from nanogpt.settings import Eval, Machine
-from nanogpt.text import tokenizer
-from nanogpt.text.tokenizer import Tokenizer
 from nanogpt.text.tokens import HeldOut
+from nanogpt.text.words import tokenizer
+from nanogpt.text.words.tokenizer import Tokenizer
 from nanogpt.tracking.client import patient
 from nanogpt.tracking.versions.fetch import SIZE, model_in
 from nanogpt.tracking.versions.names import Version, resolve
@@ -60,8 +61,8 @@ class Trial:
             "machine": self.machine.model_dump(),
         }
         (folder / "trial.json").write_text(json.dumps(about), encoding="utf-8")
-        text = np.frombuffer(self.text.data, np.uint8)
-        np.savez(folder / "text.npz", text=text, starts=self.text.starts)
+        text, talks = np.frombuffer(self.text.data, np.uint8), [*self.text.talks()]
+        np.savez(folder / "text.npz", text=text, starts=self.text.starts, talks=talks)
         np.savez(folder / "scores.npz", **asdict(self.scores))
 
     @classmethod
@@ -73,16 +74,17 @@ class Trial:
         """
         about = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
         with np.load(folder / "text.npz") as kept:
-            data, starts = kept["text"].tobytes(), kept["starts"]
+            data, starts, talks = kept["text"].tobytes(), kept["starts"], kept["talks"]
         with np.load(folder / "scores.npz") as kept:
             scores = Scores(**{k: kept[k] if kept[k].ndim else kept[k].item() for k in kept})
-        text = HeldOut(about["name"], data, starts, about["ends"])
+        conversations = np.isin(np.arange(len(starts)), talks) if len(talks) else None
+        text = HeldOut(about["name"], data, starts, about["ends"], conversations=conversations)
         rule, machine = Eval(**about["rule"]), Machine(**about["machine"])
         return cls(scores, text, about["context"], rule, machine)
 
 
 def rescored(client: "MlflowClient", name: str, version: str, trial: Trial) -> Scores:
-    """Score a version on the text of a trial, in the window that it was trained with.
+    """Score a version on the text of a trial, in windows as it was trained with.
 
     A vocabulary of characters may lack some of a corpus that grew since. The blocks that have such
     characters cost infinitely many nats.
@@ -98,7 +100,7 @@ def rescored(client: "MlflowClient", name: str, version: str, trial: Trial) -> S
         context = min(int(known), read_config(folder).context)
         world, block = _alone(trial.machine), trial.rule.block
         text, blanks = _readable(tokenizer.load(folder), trial.text)
-        scores = score(folder, text, context, world, block)
+        scores = score(folder, text, context, world, block, apart=bool(card and card.apart))
         first = np.flatnonzero(np.diff(scores.document, prepend=-1))  # block of each document
         document = np.searchsorted(text.starts, blanks, side="right") - 1
         scores.nats[first[document] + (blanks - text.starts[document]) // block] = math.inf
@@ -106,7 +108,12 @@ def rescored(client: "MlflowClient", name: str, version: str, trial: Trial) -> S
 
 
 def _readable(encoder: Tokenizer, text: HeldOut) -> tuple[HeldOut, np.ndarray]:
-    """A text of the same size with blanks for what a vocabulary lacks, and where: (bytes,)."""
+    """A text of the same size with blanks for what a vocabulary lacks, and where: (bytes,).
+
+    Conversations are left as they are: a model that lacks some of them cannot be scored.
+    """
+    if text.conversations is not None:
+        return text, np.empty(0, int)
     characters = {*text.data.decode()}
     found = {*lacking(encoder, characters)}
     # a script without blanks has another character of one byte, such as that which ends a line

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 REQUIREMENTS = (  # to serve
+    "fonttools",
     "gguf",
+    "jinja2",
     "mlflow",
     "numpy",
     "pydantic",
@@ -32,6 +34,9 @@ SAMPLING = {
     "temperature": "double",
     "top_k": "long",
     "top_p": "double",
+    "min_p": "double",
+    "repetition_penalty": "double",
+    "stop": "string",
     "tokens": "long",
     "seed": "long",
 }
@@ -76,10 +81,15 @@ def upload(
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
     _log_validation(client, run_id, model_id, step, dataset)
 
-    off = {"top_k": 0, "top_p": 1.0}  # MLflow knows no null
+    off = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}  # MLflow knows no null
     values = {key: off.get(key) if sampling[key] is None else sampling[key] for key in SAMPLING}
     text = Schema([ColSpec("string")])
-    schema = ParamSchema([ParamSpec(key, kind, values[key]) for key, kind in SAMPLING.items()])
+    schema = ParamSchema(
+        [
+            ParamSpec(key, kind, values[key], (-1,) if isinstance(values[key], list) else None)
+            for key, kind in SAMPLING.items()
+        ]
+    )
     # not by `Model.log`: it gives the model all metrics of the step, and none its data set, and
     # would load the model and generate, to see whether the example can be served
     with tempfile.TemporaryDirectory() as place:

@@ -11,8 +11,8 @@ import pytest
 
 from nanogpt.common.errors import UserError
 from nanogpt.scoring.blocks import Scores, score
-from nanogpt.text import tokenizer
 from nanogpt.text.tokens import HeldOut, open_tokens
+from nanogpt.text.words import tokenizer, vocabulary
 from nanogpt.text.writer import tokenize
 from nanogpt.tracking import outbox
 from nanogpt.tracking.client import connect
@@ -199,9 +199,9 @@ def test_versions_are_scored_where_they_lie_each_in_its_own_window(
     assert version.tags["context"] == "8"
     seen: list[Path] = []
 
-    def spy(folder: Path, *rest: object) -> Scores:
+    def spy(folder: Path, *rest: object, apart: bool) -> Scores:
         seen.append(folder)
-        return score(folder, *rest)  # type: ignore[arg-type]
+        return score(folder, *rest, apart=apart)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trials, "score", spy)
     found = rescored(connect(), NAME, "1", trial(2.0))
@@ -240,7 +240,7 @@ def test_a_champion_whose_vocabulary_lacks_a_character_is_met_on_the_rest(
 
 
 def test_a_vocabulary_without_blanks_lacks_characters_too(tmp_path: Path) -> None:
-    tokenizer.write(tmp_path, tokenizer.char_json("春眠不覚暁\n", eot=False))
+    vocabulary.write(tmp_path, vocabulary.char_json("春眠不覚暁\n", eot=False))
     encoder = tokenizer.load(tmp_path)
     text = HeldOut.of("poems", "春眠不覚暁\n夜来風雨声\n")
     read, lacking = trials._readable(encoder, text)

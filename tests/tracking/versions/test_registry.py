@@ -12,6 +12,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 from mlflow import MlflowClient
 
@@ -36,9 +37,9 @@ from tests.kit.trainings import (
 )
 
 
-def publish(folder: Path, model: Path, val_loss: float) -> str | None:
+def publish(folder: Path, model: Path, bits: float) -> str | None:
     """Train and register; returns the version."""
-    outbox.end(begin(folder, 8, saved=8), "FINISHED", model, registration(model, val_loss))
+    outbox.end(begin(folder, 8, saved=8), "FINISHED", model, registration(model, bits))
     version = registry.summary(identity(model)).get("version")
     return None if version is None else str(version)
 
@@ -57,7 +58,7 @@ def test_a_model_is_registered_once(root: Path, model: Path) -> None:
     version = client().get_model_version_by_alias("nanogpt-plays", "candidate")
     assert version.version == 1
     assert version.tags == {
-        "val_loss": "2.0000",
+        "val_bits_per_byte": "2.0000",
         "weights_sha256": weights_sha256(model),
         "nanogpt.fingerprint": "0123456789abcdef",
     }
@@ -126,6 +127,7 @@ def test_what_was_decided_is_told_at_every_place(
     model_metrics = client().get_logged_model(version.source.removeprefix("models:/")).metrics
     assert {(m.key, m.value, m.dataset_name) for m in model_metrics} == {
         ("val_loss", 0.625, "plays, val"),
+        ("val_bits_per_byte", 0.3125, "plays, val"),
         ("eval_loss", 1.68, "plays, test"),
         ("eval_bits_per_byte", 2.4, "plays, test"),
     }
@@ -223,6 +225,7 @@ assert first[0].startswith("ROMEO:")
 assert model.predict(["ROMEO:"]) == first
 assert model.predict(["ROMEO:", "JULIET:"], params={"tokens": 3, "seed": 2})[1][:7] == "JULIET:"
 assert len(model.predict(["A"], params={"tokens": 3, "top_k": 1, "temperature": 0.0})[0]) == 4
+assert model.predict(["A"], params={"stop": [first[0][8]]})[0].find(first[0][8]) == -1
 print(sys.modules["nanogpt"].__file__)
 """
 
@@ -269,12 +272,16 @@ def test_a_version_answers_as_the_docs_say(root: Path, model: Path) -> None:
         patient = "--noproxy '*' --fail --silent --retry 60 --retry-connrefused --retry-delay 1"
         command = f"{here(ask)} {patient}"
         said = subprocess.run(command, shell=True, check=True, capture_output=True).stdout
+        asked = {"inputs": ["A", "JULIET:"], "params": {"tokens": 3}}
+        address = f"http://127.0.0.1:{port}/invocations"
+        batch = httpx.post(address, json=asked, trust_env=False, timeout=60).json()["predictions"]
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
-    (text,) = json.loads(said)["predictions"]
-    assert text.startswith("JULIET:")
-    assert len(text) == len("JULIET:") + 60
+    for prompt, text in zip(("JULIET:", "ROMEO:"), json.loads(said)["predictions"], strict=True):
+        assert text.startswith(prompt)
+        assert len(text) == len(prompt) + 60
+    assert [len(text) for text in batch] == [1 + 3, len("JULIET:") + 3]
 
 
 def test_the_requirements_are_what_serving_imports() -> None:
@@ -289,7 +296,7 @@ def test_the_requirements_are_what_serving_imports() -> None:
                 names = [alias.name for alias in node.names]
             else:
                 continue
-            found |= {name.partition(".")[0] for name in names}
+            found |= {name.partition(".")[0].lower() for name in names}
             for name in names:
                 place = PACKAGE.parent / name.replace(".", "/")
                 files = (place.with_name(f"{place.name}.py"), place / "__init__.py")

@@ -12,7 +12,7 @@ from tests.kit.trainings import everything, make_model
 def test_verdicts_are_kept_with_the_version_the_newest_first(root: Path) -> None:
     everything(root, make_model(root / "model"))
     known = about("models:/nanogpt-plays@candidate")
-    assert (known.model, known.val_loss) == ("models:/nanogpt-plays/1", "2.0000")
+    assert (known.model, known.val_bits_per_byte) == ("models:/nanogpt-plays/1", "2.0000")
     assert known.verdicts == ()
     for number in range(KEPT + 2):
         keep(known.model, f"identical: {number}")

@@ -1,0 +1,1 @@
+"""How a `config.json` of Hugging Face says the shape of a model."""

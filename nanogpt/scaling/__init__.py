@@ -1,0 +1,1 @@
+"""Scaling laws: fitted to small trainings of a recipe, and what they promise of large ones."""

@@ -1,0 +1,1 @@
+"""The sections of settings: which keys there are, and what each may be."""

@@ -1,0 +1,1 @@
+"""Vocabularies: text ↔ ids, whoever made them, and at which places a text may be cut."""

@@ -1,0 +1,1 @@
+"""How a corpus becomes token files: in chunks, read twice, in any number of processes."""

@@ -1,0 +1,104 @@
+"""`nanogpt size`: what a person sees, what programs get, and the recipe that it writes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nanogpt.settings import load
+from nanogpt.text.tokens import open_tokens
+from tests.kit.recipes import ROOT, Run
+from tests.kit.toy import make_project
+
+
+def test_figures_of_a_recipe_whose_tokens_are_made(tokenized: Path, run: Run) -> None:
+    code, said = run("size", tokenized, "--json", "--no-measure")
+    assert code == 0
+    found = json.loads(said)
+    settings, manifest = (
+        load(tokenized / "params.yaml"),
+        open_tokens(tokenized / "data" / "test" / "tokens").manifest,
+    )
+    tokens = settings.train.steps * settings.train.batch_size * settings.model.context
+    assert found["tokens"] == tokens
+    assert found["epochs"] == pytest.approx(tokens / manifest.splits["train"].tokens)
+    entries, (layers, width, inner) = manifest.vocab_size, (2, 32, 64)
+    assert found["matrices"] == layers * (4 * width**2 + 3 * width * inner) + entries * width
+    assert found["flops"] == found["flops_per_token"] * tokens
+    assert found["speed"] is found["seconds"] is None
+    assert found["changes"] == {}
+    assert 0 < found["memory"]["needed"] < found["memory"]["there"]
+    assert found["elsewhere"]["A100"] == pytest.approx(found["flops"] / (0.4 * 312e12))
+
+
+def test_tokens_of_another_vocabulary_are_not_gone_by(
+    tokenized: Path, tmp_path: Path, run: Run
+) -> None:
+    shutil.copytree(tokenized, tmp_path, dirs_exist_ok=True, symlinks=True)
+    path = tmp_path / "params.yaml"
+    recipe = yaml.safe_load(path.read_text())
+    recipe["tokenize"] |= {"tokenizer": "bpe", "vocab_size": 3000}
+    path.write_text(yaml.safe_dump(recipe))
+    code, said = run("size", tmp_path, "--json", "--no-measure")
+    assert code == 0, said
+    assert (json.loads(said)["parts"]["head"], json.loads(said)["epochs"]) == (3000 * 32, None)
+    code, said = run("scaling", tmp_path)
+    assert (code, "asks for a vocabulary of 3,000" in said) == (2, True)
+
+
+def test_steps_are_timed(tokenized: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, said = run("size", tokenized, "--depth=3", "--json")
+    assert code == 0
+    found = json.loads(said)
+    assert found["speed"]["steps"] == 10
+    assert found["seconds"] == pytest.approx(found["tokens"] / found["speed"]["tokens_per_second"])
+    assert found["changes"]["model.n_embd"] == 48
+    monkeypatch.setattr("nanogpt.sizing.memory.available", lambda _: 1000)
+    code, said = run("size", tokenized, "--depth=3")
+    assert (code, "not measured: it does not fit" in said) == (0, True)
+    monkeypatch.setenv("NANOGPT_MEMORY_CHECK", "off")
+    code, said = run("size", tokenized, "--depth=3")
+    assert code == 0
+    for part in ("turned to a depth of 3", "attention (3 x", "median of 10 steps", "H100"):
+        assert part in said
+
+
+def test_what_does_not_go_together_is_refused(tmp_path: Path, run: Run) -> None:
+    make_project(tmp_path, "pipelines/finetune_shakespeare", "pipelines/shakespeare_gpu")
+    code, said = run("size", tmp_path, "--name=wide")
+    assert (code, "say DEPTH=" in said) == (2, True)
+    code, said = run("size", tmp_path, "--depth=2", "--name=")
+    assert (code, "cannot be empty" in said) == (2, True)
+    code, said = run("size", tmp_path / "pipelines/shakespeare_gpu", "--depth=2")
+    assert (code, "has no tokens yet" in said) == (2, True)
+    code, said = run("size", tmp_path / "pipelines/finetune_shakespeare", "--depth=2")
+    assert (code, "comes with download.base" in said) == (2, True)
+    code, said = run("size", tmp_path, "--depth=2000", "--no-measure")
+    assert (code, "model.n_layer: 2000" in said) == (2, True)
+
+
+def test_a_recipe_is_written_only_if_it_has_a_name(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project(tmp_path, "pipelines/finetune_shakespeare")
+    (tmp_path / "nanogpt").symlink_to(ROOT / "nanogpt")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("params.yaml"))
+    assert run("size", "--depth=6", "--no-measure")[0] == 0
+    assert sorted(tmp_path.rglob("params.yaml")) == before
+    code, said = run("size", "--depth=6", "--no-measure", "--name=deeper")
+    assert code == 0, said
+    text = Path("pipelines/deeper/params.yaml").read_text()
+    assert "# of Muon" in text
+    written, own = yaml.safe_load(text), yaml.safe_load(Path("params.yaml").read_text())
+    assert (written["model"]["n_layer"], written["model"]["n_embd"]) == (6, 192)
+    assert written["download"] == own["download"]
+    settings = load("pipelines/deeper/params.yaml")
+    assert settings.train.steps > own["train"]["steps"]
+    shutil.rmtree("pipelines/deeper")
+    Path("pipelines/deeper").mkdir()
+    # a folder that is no recipe stays as it is
+    code, said = run("size", "--depth=6", "--no-measure", "--name=deeper")
+    assert (code, "is no recipe" in said) == (2, True)

@@ -1,0 +1,129 @@
+"""`make gpu`, on a machine without one: what is not run is told, and the checks themselves run."""
+
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.contact import __main__ as contact
+from tests.kit.fake_nanogpt import make_peer
+from tests.kit.recipes import ROOT
+
+LINES = ["numbers", "speed", "repeats", "loss", "sizes", "types", "shards", "packed", "launches"]
+
+
+def start(*words: str | Path) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.contact", *map(str, words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stderr
+
+
+def results(folder: Path) -> dict[str, list[dict[str, str]]]:
+    found = json.loads((folder / "gpu.json").read_text())
+    return {name: line["checks"] for name, line in found.items()}
+
+
+def test_without_a_gpu_nothing_is_a_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    code, said = start("--folder", tmp_path)
+    assert code == 75
+    assert said.count("not run: no GPU\n") == len(LINES)
+    assert list(results(tmp_path)) == LINES
+    page = (tmp_path / "gpu.md").read_text()
+    assert all(f"| {name} | all of it |  |  | not run: no GPU |\n" in page for name in LINES)
+
+
+@pytest.mark.slow
+def test_every_line_runs_in_small(tmp_path: Path) -> None:
+    text, peer = tmp_path / "input.txt", tmp_path / "peer"
+    files = sorted((ROOT / "nanogpt").glob("*.py"))
+    text.write_text("".join(file.read_text().encode("ascii", "replace").decode() for file in files))
+    make_peer(peer)
+    _, said = start("--quick", "--folder", tmp_path, "--text", text, "--peer", peer)
+    found = results(tmp_path)
+    assert list(found) == LINES, said
+    # of the figures of so little only these must be right: all that a CPU can tell
+    for name in ("numbers", "repeats", "types", "shards", "packed"):
+        assert {check["result"] for check in found[name]} == {"passed"}, found[name]
+    for name in ("speed", "loss", "sizes", "launches"):
+        assert all(check["what"] != "the rest of it" for check in found[name]), found[name]
+    assert any("times" in check["found"] for check in found["speed"])
+    assert "never in" in found["loss"][-1]["found"]
+
+
+@pytest.mark.parametrize(
+    ("code", "checks", "ended"),
+    [
+        ('print(\'{"result": "passed"}\'); 1 / 0', ["passed", "failed"], "ZeroDivisionError"),
+        ('print(\'{"result": "passed"}\')\nwhile True: pass', ["passed", "failed"], "within"),
+        ("import nowhere", ["not run: ModuleNotFoundError: No module named 'nowhere'"], ""),
+        ("import os; os.kill(os.getpid(), 9)", ["failed"], "it ended with -9"),
+    ],
+)
+def test_a_line_that_breaks_off_keeps_what_it_found(
+    monkeypatch: pytest.MonkeyPatch, code: str, checks: list[str], ended: str
+) -> None:
+    popen = subprocess.Popen
+    replaced = lambda words, **more: popen([sys.executable, "-uc", code], **more)  # noqa: E731
+    monkeypatch.setattr(subprocess, "Popen", replaced)
+    monkeypatch.setattr(contact, "LINES", {"numbers": (2 / 60, "")})
+    args = Namespace(quick=True, text=None, peer=None)
+    found = contact.run("numbers", args, seconds=60)
+    assert [check["result"] for check in found] == checks
+    assert ended in found[-1].get("found", "")
+
+
+def test_a_line_for_which_no_time_is_left_is_not_run() -> None:
+    (found,) = contact.run("speed", Namespace(), seconds=20)
+    assert found["result"] == "not run: no time was left"
+
+
+@pytest.mark.parametrize(
+    ("results", "code"), [(["passed", "figure"], 0), (["not run: x"], 75), (["failed"], 1)]
+)
+def test_the_exit_code_is_that_of_the_worst(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: list[str], code: int
+) -> None:
+    checks: list[dict[str, Any]] = [
+        {"what": "w|x", "found": "", "wanted": "", "result": result} for result in results
+    ]
+    monkeypatch.setattr(contact, "here", lambda args: ("a GPU", ""))
+    monkeypatch.setattr(contact, "run", lambda name, args, left: checks)
+    args = Namespace(folder=tmp_path, minutes=1.0, quick=False)
+    assert contact.contact(args, ["speed"]) == code
+    page = (tmp_path / "gpu.md").read_text()
+    assert f"| speed | w/x |  |  | {results[0]} |\n" in page
+    assert (
+        "| loss | `shakespeare_gpu` to nanoGPT's best loss |  |  | not run: not asked for |" in page
+    )
+
+
+def test_a_line_that_is_not_run_keeps_what_an_older_page_has_of_it() -> None:
+    line = {"about": "today", "checks": [contact.not_run("no GPU")]}
+    both = contact.render({"speed": line, "loss": line}, "")
+    assert contact.render({"loss": line}, both) == both
+    assert "- speed, GPT-2 124M at half a million tokens a step: today.\n" in both
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--only=steps"], "gpu: ONLY: no line 'steps'; there are numbers, speed,"),
+        (["--minutes=0"], "gpu: MINUTES: 0 are none"),
+        (["--text=nowhere.txt"], "gpu: TEXT: there is no file nowhere.txt"),
+        (["--peer=nowhere"], "gpu: PEER: there is no train.py in nowhere"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(words: list[str], says: str) -> None:
+    code, said = start(*words)
+    assert code == 2
+    assert said.startswith(says)
+    assert said.count("\n") == 1

@@ -1,0 +1,125 @@
+"""A ladder: each training once, stopped or not with the same result; and the command."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanogpt.common.errors import Stopped, UserError
+from nanogpt.machine.distributed import join
+from nanogpt.scaling import ladder, law, promise
+from nanogpt.scaling.ladder import climb, known, rung_of, rungs
+from nanogpt.settings import FromScratch, load
+from nanogpt.text.tokens import Tokens, open_tokens
+from tests.kit.recipes import Run
+from tests.kit.toy import make_project
+
+LARGEST = 2e9  # operations
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trainings of a second count."""
+    monkeypatch.setattr(ladder, "FEWEST", 12)
+    monkeypatch.setattr(law, "DRAWS", 20)
+    monkeypatch.setattr(promise, "DEEPEST", 4)
+
+
+@pytest.fixture
+def recipe(tokenized: Path) -> tuple[FromScratch, Tokens]:
+    settings = load(tokenized / "params.yaml")
+    assert isinstance(settings, FromScratch)
+    return settings, open_tokens(tokenized / "data" / "test" / "tokens")
+
+
+def test_rungs_are_of_the_budgets_asked_for(recipe: tuple[FromScratch, Tokens]) -> None:
+    settings, tokens = recipe
+    found = rungs(settings, tokens, [3, 1, 2, 2], LARGEST, 6, 2)
+    assert {rung.depth for rung in found} == {1, 2, 3}
+    seeds = [rung.settings.seed for rung in found]
+    assert seeds == len(found) // 2 * [settings.seed, settings.seed + 1]
+    assert max(rung.flops for rung in found) == pytest.approx(LARGEST, rel=0.02)
+    for rung in found:
+        assert rung.settings.train.steps >= ladder.FEWEST
+        assert rung.tokens <= 4 * tokens.manifest.splits["train"].tokens
+        nearest = min(abs(LARGEST / 2**i / rung.flops - 1) for i in range(6))
+        assert nearest < 0.05  # whole steps
+
+
+def test_a_stopped_training_goes_on_and_a_finished_one_is_not_trained_again(
+    recipe: tuple[FromScratch, Tokens], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, tokens = recipe
+    world = join(settings.machine)
+    rung = rung_of(settings, tokens, 2, LARGEST / 8)
+    asked: list[int] = []
+
+    def told() -> int:
+        asked.append(1)
+        return 15 if len(asked) == stop else 0
+
+    stop = 0
+    whole = climb(rung, tokens, world, tmp_path / "whole", told)
+    often, stop = len(asked), len(asked) // 2
+    asked.clear()
+    folder = tmp_path / "stopped"
+    with pytest.raises(Stopped):
+        climb(rung, tokens, world, folder, told)
+    assert known(rung, tokens, folder) is None
+    assert list(folder.glob("state/*/save-*[1-9]*"))
+    asked.clear()
+    stop = 0
+    again = climb(rung, tokens, world, folder, told)
+    assert len(asked) < often  # it went on
+    assert again.bits_per_byte == whole.bits_per_byte
+    assert not list(folder.glob("state/*"))
+    monkeypatch.setattr(ladder, "Trainer", None)
+    assert climb(rung, tokens, world, folder) == again
+    ladder.path_of(rung, tokens, folder).write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        known(rung, tokens, folder)
+
+
+def test_the_command_from_the_ladder_to_the_promise(
+    tokenized: Path, tmp_path: Path, run: Run
+) -> None:
+    shutil.copytree(tokenized, tmp_path, dirs_exist_ok=True, symlinks=True)
+    words: list[Any] = ["scaling", tmp_path, "--depths=1,2,3", f"--largest={LARGEST}"]
+    code, said = run(*words, "--budgets=2")
+    assert (code, "a law of five numbers needs" in said) == (2, True)
+    folder = tmp_path / "data" / "test" / "scaling"
+    assert not folder.exists()
+    words += ["--budgets=5", "--seeds=1", "--hours=0.01", "--json"]
+    code, said = run(*words)
+    assert code == 0, said
+    found = json.loads(said)
+    assert len(list(folder.glob("*.json"))) == len(found["rungs"]) + 1
+    assert json.loads((folder / "law.json").read_text()) == found
+    assert (folder / "law.png").stat().st_size > 10_000
+    said = found["promise"]
+    assert 0 < said["seconds"] <= 36.1
+    assert said["low"] < said["loss"] < said["high"]
+    files = {path: path.stat().st_mtime_ns for path in folder.glob("[0-9a-f]*.json")}
+    # only what is checked is trained now; it may miss, as so few and short trainings tell little
+    code, _ = run(*words, "--check=2")
+    assert code in (0, 2)
+    assert all(path.stat().st_mtime_ns == before for path, before in files.items())
+    after = json.loads((folder / "law.json").read_text())
+    error, loss = after["check"]["error"], after["promise"]["loss"]
+    assert (abs(error) > 0.02) == (code == 2)
+    truth = after["check"]["result"]["bits_per_byte"]
+    assert error == pytest.approx(after["check"]["said"]["loss"] / truth - 1)
+    assert after["law"] == found["law"]
+    assert after["promise"]["high"] - loss >= 0.999 * abs(error) * loss
+    code, said = run("scaling", tmp_path, "--depths=2,x")
+    assert (code, "such as 2,3,4" in said) == (2, True)
+
+
+def test_a_base_or_no_tokens_are_refused(tmp_path: Path, run: Run) -> None:
+    make_project(tmp_path, "pipelines/finetune_shakespeare")
+    code, said = run("scaling", tmp_path)
+    assert (code, "has no tokens yet" in said) == (2, True)
+    code, said = run("scaling", tmp_path / "pipelines/finetune_shakespeare")
+    assert (code, "starts from download.base" in said) == (2, True)
