@@ -101,15 +101,15 @@ def hub(
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `nanogpt`; returns its exit code and what it says, errors or not."""
-    from nanogpt import commands
+    from nanogpt.commands import __main__ as command
 
     def run(*arguments: object) -> tuple[int, str]:
         # the folder of a test is no checkout
-        monkeypatch.setattr(commands, "checkout", lambda: commands.CODE)
+        monkeypatch.setattr(command, "checkout", lambda: command.CODE)
         monkeypatch.setattr(sys, "argv", ["nanogpt", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            commands.main()
+            command.main()
         said = capsys.readouterr()
         code: Any = ended.value.code or 0
         return code, (said.err if code else said.out).strip()

@@ -287,7 +287,7 @@ def refuse(event, arguments):
 
 sys.addaudithook(refuse)
 sys.argv = ["nanogpt", *sys.argv[1:]]
-from nanogpt.commands import main
+from nanogpt.commands.__main__ import main
 try:
     main()
 finally:

@@ -219,11 +219,11 @@ def test_a_model_that_cannot_be_exported_is_one_message(model: Path, run: Run) -
 
 FULL = """
 import resource
-from nanogpt import commands
+from nanogpt.commands import __main__ as command
 
-commands.checkout = lambda: commands.CODE  # the folder of a test is no checkout
+command.checkout = lambda: command.CODE  # the folder of a test is no checkout
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))  # stands for a disk that is full
-commands.main()
+command.main()
 """
 
 
