@@ -201,6 +201,8 @@ class Talk:
             try:
                 while self.engine.busy and not told.is_set():
                     self.engine.step()
+                    if text.error:
+                        raise text.error
                     new, printed = text.text[len(printed) :], text.text
                     shown = new.translate(VISIBLE) if sys.stdout.isatty() else new
                     print(shown, end="", flush=True)

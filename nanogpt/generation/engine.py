@@ -7,8 +7,8 @@ while engine.busy:
 print(text.text)
 """
 
-import math
 import random
+import traceback
 from collections import deque
 from collections.abc import Sequence
 
@@ -52,6 +52,9 @@ class Engine:
     At the end of the context a text ends, or drops the older half of what it has there: learned
     positions cannot slide, and keys that once saw older tokens would be another model's. What
     begins a text for this tokenizer stays at the front.
+
+    What fails in one text alone, such as its logits or the reading of its prompt, ends it with an
+    `error`; those beside it go on.
 
     Args:
         slots: texts that run at once; others wait.
@@ -123,7 +126,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Text]:
-        """One token for each text that runs: those that got something new, or ended."""
+        """One token for each text that runs: those that got something new, ended or failed."""
         changed = self._join()
         if not self.rows:
             return changed
@@ -134,7 +137,7 @@ class Engine:
         self._hold(max(len(row.ids) for row in rows))
         last = torch.tensor([row.ids[-1:] for row in rows], device=self.device)  # (B, 1)
         logits = self.model(last, cache=self.cache[: len(rows)])[:, -1]  # (B, V)
-        logits = self._possible(logits)
+        logits, finite = self._possible(logits)
         options = [row.text.options for row in rows]
         ids = draw(self._penalised(logits), options, [row.numbers.random() for row in rows])
         likely, drawn = self._likely(logits, ids, options), ids.tolist()
@@ -142,7 +145,9 @@ class Engine:
             row, i = rows[place], drawn[place]
             text = row.text
             changed.append(text)
-            if i in self.ends or i == text.start.end:
+            if not finite[place]:
+                text.error = self._damaged(place)
+            elif i in self.ends or i == text.start.end:
                 text.drawn += 1
                 text.end("stop")
             else:
@@ -153,12 +158,16 @@ class Engine:
                 full = text.options.past == "stop" and self.cache.lengths[place] == context
                 if text.reason is None and (full or text.drawn == text.options.tokens):
                     text.end("length")
-            if text.reason:
+            if text.reason or text.error:
                 self._leave(place)
         return changed
 
     def _join(self) -> list[Text]:
-        """Read the prompts of texts that wait, as many as rows are free: texts of no token."""
+        """Read the prompts of texts that wait, as many as rows are free.
+
+        Returns:
+            Texts that ended with it: of no token, or with a prompt that could not be read.
+        """
         ended = []
         for _ in range(min(len(self.waiting), self.slots - len(self.rows))):
             text = self.waiting.popleft()
@@ -166,17 +175,23 @@ class Engine:
             context, options = self.model.config.context, text.options
             if len(row.ids) > context:
                 row.ids, row.whole = self._newest(row.ids, context), False
-            self._hold(len(row.ids) + min(options.tokens, AHEAD))
-            twin = self._twin(row)
-            if twin is not None and not options.prompt_logprobs:
-                self.cache.copy(twin, place, len(row.ids) - 1)
+            try:
+                self._hold(len(row.ids) + min(options.tokens, AHEAD))
+                twin = self._twin(row)
+                if twin is not None and not options.prompt_logprobs:
+                    self.cache.copy(twin, place, len(row.ids) - 1)
+                else:
+                    self._read(place, row)
+            except Exception as error:  # such as no memory: it is this prompt's alone
+                traceback.clear_frames(error.__traceback__)  # which hold what it had so far
+                text.error = error
             else:
-                self._read(place, row)
-            if options.tokens:
-                self.rows.append(row)
-            else:
-                text.end("length")
+                if not options.tokens:
+                    text.end("length")
+            if text.reason or text.error:
                 ended.append(text)
+            else:
+                self.rows.append(row)
         return ended
 
     def _hold(self, tokens: int) -> None:
@@ -205,7 +220,9 @@ class Engine:
             x = self.model.read(read, cache)[0]  # (T, C)
             # not all logits at once: (T, V) of a long prompt are more than the model
             for first in range(0, len(x), SHORT) if asked else ():
-                logits = self._possible(self.model.logits(x[first : first + SHORT]))
+                logits, finite = self._possible(self.model.logits(x[first : first + SHORT]))
+                if not all(finite):
+                    raise self._damaged(place)
                 after = torch.tensor(ids[first + 1 :][: len(logits)], device=self.drawing)
                 likely += self._likely(logits, after, [text.options] * len(after))
         if asked:
@@ -230,23 +247,30 @@ class Engine:
             self.rows[place] = last
             self.cache.copy(len(self.rows), place, int(self.cache.lengths[len(self.rows)]))
 
-    def _possible(self, logits: Tensor) -> Tensor:
+    def _possible(self, logits: Tensor) -> tuple[Tensor, list[bool]]:
         """Logits (B, V) of the tokens that there are, on the device where they are drawn.
 
-        Raises:
-            UserError: they are NaN or infinite.
+        And whether all of a row are finite; else there are zeros in their place.
         """
         logits = logits.to(self.drawing)
         # a NaN or an infinity stays one in the sum, and in float64 no sum of others overflows
-        if not math.isfinite(logits.sum(dtype=torch.float64)):
-            # later texts would meet them there: a mask weighs by 0, and 0 times NaN is NaN
-            self.cache.store.nan_to_num_(0.0, 0.0, 0.0)
-            half = self.model.head.compute == torch.float16
-            raise UserError(
-                "the model computes NaN or infinite logits: its weights are damaged"
-                + ", or too large for float16; try machine.dtype float32" * half
-            )
-        return logits.index_fill(-1, self.never, -torch.inf) if len(self.never) else logits
+        finite = logits.sum(dim=-1, dtype=torch.float64).isfinite()
+        told: list[bool] = finite.tolist()
+        if not all(told):
+            logits = logits.masked_fill(~finite[:, None], 0.0)
+        if len(self.never):
+            logits = logits.index_fill(-1, self.never, -torch.inf)
+        return logits, told
+
+    def _damaged(self, place: int) -> UserError:
+        """What to say of a row whose logits are NaN or infinite; its keys become finite."""
+        # later texts would meet them there: a mask weighs by 0, and 0 times NaN is NaN
+        self.cache.store[:, place].nan_to_num_(0.0, 0.0, 0.0)
+        half = self.model.head.compute == torch.float16
+        return UserError(
+            "the model computes NaN or infinite logits: its weights are damaged"
+            + ", or too large for float16; try machine.dtype float32" * half
+        )
 
     def _penalised(self, logits: Tensor) -> Tensor:
         """Logits (B, V) without what each row's penalties take."""

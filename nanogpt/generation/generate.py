@@ -32,7 +32,7 @@ def generate(
         show: is given the first text as it grows.
 
     Raises:
-        UserError: as `Engine` and its `check`.
+        UserError: as `Engine` and its `check`; or what a text ended with.
     """
     engine = Engine(model, tokenizer, min(slots, len(starts)))
     for name in tokenizer.special:
@@ -49,6 +49,8 @@ def generate(
     texts = [engine.add(*each) for each in zip(starts, options, strict=True)]
     while engine.busy:
         changed = engine.step()
+        if failed := next((text.error for text in changed if text.error), None):
+            raise failed
         hear(len(changed))
         if texts[0] in changed:
             show(starts[0].text + texts[0].text)

@@ -28,7 +28,8 @@ class Text:
         tokens: the new tokens that `text` has at least a part of.
         prompt: its tokens, if `prompt_logprobs` asked for them.
         drawn: how many tokens were drawn; those that end a text count.
-        reason: why it ended; None: it runs.
+        reason: why it ended; None: it runs, or failed.
+        error: why it failed; None: it did not.
     """
 
     def __init__(self, start: Start, options: Options, tokenizer: Tokenizer) -> None:
@@ -39,6 +40,7 @@ class Text:
         self.prompt_tokens = len(start.ids)
         self.drawn = 0
         self.reason: Literal["stop", "length"] | None = None
+        self.error: Exception | None = None
         self._tokenizer = tokenizer
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""  # follows `text`: may be the beginning of a stop string

@@ -201,6 +201,11 @@ class _Work:
         news = []
         for text in changed:
             answer, told = self.told[id(text)]
+            if text.error:
+                news.append(_failed(answer, text.error))
+                text.error = None  # it leads to the engine, which would outlive its last text
+                del self.texts[answer], self.told[id(text)]
+                continue
             new = text.tokens[told:]
             self.told[id(text)] = answer, told + len(new)
             news.append(

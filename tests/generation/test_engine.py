@@ -1,7 +1,9 @@
 """Texts that grow together are what they would be alone, and what the plain model says."""
 
 import random
+import weakref
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +53,9 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 def finish(engine: Engine) -> None:
     while engine.busy:
-        engine.step()
+        for text in engine.step():
+            if text.error:
+                raise text.error
 
 
 def run(model: GPT, tokenizer: Tokenizer, start: Start, options: Options) -> Text:
@@ -283,15 +287,47 @@ def test_what_was_not_finite_is_met_by_no_later_text(letters: Tokenizer) -> None
     with torch.no_grad():
         scale.fill_(torch.nan)
     lost = engine.add(long, PLAIN)
-    with pytest.raises(UserError, match="NaN"):
-        engine.step()
-    engine.drop(lost)
+    assert engine.step() == [lost]
+    assert "NaN" in str(lost.error)
     with torch.no_grad():
         scale.copy_(before)
     # in the place of the one that is lost, beside a longer one: with a mask
     text, beside = engine.add(short, PLAIN), engine.add(long, PLAIN)
     finish(engine)
     assert (beside.reason, text.text) == ("length", want)
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_what_fails_ends_no_text_beside_it(
+    letters: Tokenizer, monkeypatch: pytest.MonkeyPatch, scored: bool
+) -> None:
+    model = make("qwen3")
+    known = run(model, letters, go_on(letters, "to be"), PLAIN)
+    with torch.no_grad():
+        model.embedding.weight[letters.encode("#")] = torch.inf  # as of too large a weight
+    forward = model.read
+
+    def read(ids: torch.Tensor, *more: Any) -> torch.Tensor:
+        if letters.encode("!")[0] in ids:
+            much = torch.zeros(1)
+            held.append(weakref.ref(much))
+            raise MemoryError
+        return forward(ids, *more)
+
+    held: list[weakref.ref[torch.Tensor]] = []
+    monkeypatch.setattr(model, "read", read)
+    engine = Engine(model, letters, 3)
+    texts = [engine.add(go_on(letters, "to be"), PLAIN)]
+    engine.step()
+    options = replace(PLAIN, logprobs=1, prompt_logprobs=scored)
+    texts += [engine.add(go_on(letters, prompt), options) for prompt in ("a#b", "a!b")]
+    texts += [engine.add(go_on(letters, "to be"), PLAIN) for _ in range(2)]
+    while engine.busy:
+        engine.step()
+    assert [text.text for text in texts] == [known.text, "", "", known.text, known.text]
+    assert [type(text.error) for text in texts[1:3]] == [UserError, MemoryError]
+    assert not any(text.error for text in (texts[0], *texts[3:]))
+    assert [what() for what in held] == [None]
 
 
 def test_a_negative_seed_is_one_of_its_own(letters: Tokenizer) -> None:

@@ -26,6 +26,7 @@ import torch
 from nanogpt.common.errors import Stopped, UserError
 from nanogpt.formats.weights import load_model
 from nanogpt.generation.engine import Engine
+from nanogpt.model import GPT
 from nanogpt.serving import models
 from nanogpt.serving.answers import TextForm
 from nanogpt.serving.app import Call
@@ -249,6 +250,29 @@ def test_a_model_that_fails_is_told_and_the_server_goes_on(
         assert client.post("/v1/completions", json=SHORT).status_code == 200
     if isinstance(error, RuntimeError):
         assert "injected" in caplog.text  # for who runs the server
+
+
+def test_a_prompt_that_cannot_be_read_ends_no_text_beside_it(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = GPT.read
+
+    def fail(self: GPT, ids: torch.Tensor, *more: Any) -> torch.Tensor:
+        if ids.shape[1] == 7:
+            raise RuntimeError("injected")
+        return read(self, ids, *more)
+
+    monkeypatch.setattr(GPT, "read", fail)
+    with (
+        within(Folder(plain)) as served,
+        served.client() as client,
+        running(served, 1) as (beside,),
+    ):
+        answer = client.post("/v1/completions", json=SHORT | {"prompt": "12345678"})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["message"]) == (500, "the model failed")
+        assert served.metric("nanogpt_texts_running") == 1
+        assert json.loads(next(beside.iter_lines()).removeprefix("data: "))["choices"]
 
 
 def test_a_moved_alias_is_followed(plain: Path, tmp_path: Path) -> None:
