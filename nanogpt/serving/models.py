@@ -1,6 +1,7 @@
 """A model that answers: with its engine, its chat template and its own defaults."""
 
 import asyncio
+import hashlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ class Model:
 
     id: str  # the name that it is asked for with
     version: str  # of the registry; "" of a folder
-    weights: str  # SHA-256
+    fingerprint: str  # OpenAI's `system_fingerprint`: of weights, type and device
     facts: dict[str, Any]  # that /version says of it
     context: int
     tokenizer: Tokenizer
@@ -85,11 +86,6 @@ class Model:
     engine: Engine
     worker: Worker
     since: int = field(default_factory=lambda: int(time.time()))
-
-    @property
-    def fingerprint(self) -> str:
-        """OpenAI's `system_fingerprint`: other weights, another one."""
-        return f"fp_{self.weights[:16]}"
 
 
 def open_served(
@@ -116,11 +112,16 @@ def open_served(
     stored = folder / "model.safetensors"
     weights = weights_sha256(folder) if stored.exists() else digest_files(list_files(folder))
     engine = Engine(model, encoder, limits.slots)
+    multiplied = str(compute).removeprefix("torch.")
+    # the same seed draws other texts in another type, or on another kind of device
+    known = hashlib.sha256(f"{weights} {multiplied} {device.type}".encode()).hexdigest()
+    fingerprint = f"fp_{known[:16]}"
     own = {
         "weights": weights,
+        "fingerprint": fingerprint,
         "chat": template is not None,
         "context": model.config.context,
-        "compute": str(compute).removeprefix("torch."),
+        "compute": multiplied,
         "defaults": {
             "temperature": defaults.heat,
             "top_p": defaults.top_p,
@@ -132,7 +133,7 @@ def open_served(
     return Model(
         id,
         facts["version"] or "",
-        weights,
+        fingerprint,
         {"id": id, **facts, **own},
         model.config.context,
         encoder,

@@ -182,10 +182,14 @@ LIMITS = Limits(
 
 @contextmanager
 def within(
-    source: Folder, limits: Limits = LIMITS, follow: float = 0.05, loaded: bool = True
+    source: Folder,
+    limits: Limits = LIMITS,
+    follow: float = 0.05,
+    loaded: bool = True,
+    compute: torch.dtype = torch.float32,
 ) -> Iterator[Served]:
     """A server of one model in a thread of this process."""
-    build = partial(open_served, device=torch.device("cpu"), compute=torch.float32, limits=limits)
+    build = partial(open_served, device=torch.device("cpu"), compute=compute, limits=limits)
     shelf = Shelf([source], build)
     server, _ = make_server(shelf, limits, {"127.0.0.1"}, None, "test")
     with socket.create_server(("127.0.0.1", 0)) as listener:

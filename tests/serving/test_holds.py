@@ -428,6 +428,16 @@ def _load(folder: Path, rounds: int = 0, seconds: float = 0) -> None:
         assert max(sizes[-third:]) < 1.02 * max(sizes[third:-third])
 
 
+def test_another_type_of_products_has_another_fingerprint(plain: Path) -> None:
+    marks = []
+    for compute in (torch.float32, torch.bfloat16, torch.float32):
+        with within(Folder(plain), compute=compute) as served, served.client() as client:
+            marks.append(client.post("/v1/completions", json=SHORT).json()["system_fingerprint"])
+            (facts,) = client.get("/version").json()["models"]
+            assert facts["fingerprint"] == marks[-1]
+    assert marks[0] == marks[2] != marks[1]
+
+
 def test_the_model_says_what_the_server_says(plain: Path) -> None:
     """The likeliest text by the bare model, without a cache, is the one that is served."""
     with within(Folder(plain)) as served, served.client() as client:

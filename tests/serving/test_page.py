@@ -31,6 +31,7 @@ VERSIONS: list[dict[str, Any]] = [
         "aliases": [alias],
         "run": "run 1",
         "weights": "0" * 64,
+        "fingerprint": f"fp_{number}",
         "chat": alias == "champion",
         "context": 16,
         "defaults": {"temperature": 0.8, "top_p": 0.95, "max_tokens": 20},
@@ -98,9 +99,9 @@ class Wild:
             except asyncio.CancelledError:
                 self.left = True
                 raise
-        (weights,) = (one["weights"] for one in self.versions if one["id"] == asked["model"])
+        (mark,) = (one["fingerprint"] for one in self.versions if one["id"] == asked["model"])
         if "prompt" in asked:
-            last = {"choices": [], "system_fingerprint": f"fp_{weights[:16]}"}
+            last = {"choices": [], "system_fingerprint": mark}
             yield f"data: {json.dumps(last)}\n\n"
         end = {"delta": {}, "text": "", "logprobs": None, "finish_reason": "length"}
         yield f"data: {json.dumps({'choices': [end]})}\n\ndata: [DONE]\n\n"
@@ -249,7 +250,8 @@ def test_a_version_that_moves_is_seen(window: Browser, wild: Wild) -> None:
     see(window, wild)
     summary = "columns[0].node.querySelector('summary').textContent"
     assert window(summary).startswith("version 3, champion")
-    wild.versions = [VERSIONS[0] | {"version": "5", "weights": "5" * 64}, VERSIONS[1]]
+    moved = {"version": "5", "weights": "5" * 64, "fingerprint": "fp_5"}
+    wild.versions = [VERSIONS[0] | moved, VERSIONS[1]]
     run(window, "ROMEO:")
     assert window(summary).startswith("version 5, champion")
     assert "5" * 64 in window("columns[0].node.querySelector('dl').textContent")
