@@ -120,10 +120,13 @@ class Cache:
         view.store, view.lengths = self.store[:, rows], self.lengths[rows]
         return view
 
-    def grow(self, tokens: int) -> None:
-        """Be able to hold at least so many tokens."""
-        if (more := blocks(tokens) - self.store.shape[3]) > 0:
-            self.store = F.pad(self.store, (0, 0, 0, more))
+    def grow(self, rows: int, tokens: int) -> None:
+        """Be able to hold at least so many rows, and tokens of each."""
+        _, had, _, held, _ = self.store.shape
+        rows, tokens = max(0, rows - had), max(0, blocks(tokens) - held)
+        if rows or tokens:
+            self.store = F.pad(self.store, (0, 0, 0, tokens, 0, 0, 0, rows))
+            self.lengths = F.pad(self.lengths, (0, rows))
 
     def copy(self, source: int, target: int, tokens: int) -> None:
         """Let a row have the first tokens of another."""

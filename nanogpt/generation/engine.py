@@ -78,7 +78,7 @@ class Engine:
         self.ends = {*own, tokenizer.eot} - {None}
         never = [i for i in range(config.vocab_size) if i not in tokenizer.ids]
         self.never = torch.tensor(never, dtype=torch.long, device=self.drawing)
-        self.cache = Cache(config, slots, 0, self.device)
+        self.cache = Cache(config, 0, 0, self.device)
         self.rows: list[Row] = []  # each at its place in the cache
         self.waiting: deque[Text] = deque()
 
@@ -134,7 +134,7 @@ class Engine:
         for place, row in enumerate(rows):
             if self.cache.lengths[place] == context:
                 self._begin_anew(place, row)
-        self._hold(max(len(row.ids) for row in rows))
+        self._hold(len(rows), max(len(row.ids) for row in rows))
         last = torch.tensor([row.ids[-1:] for row in rows], device=self.device)  # (B, 1)
         logits = self.model(last, cache=self.cache[: len(rows)])[:, -1]  # (B, V)
         logits, finite = self._possible(logits)
@@ -176,7 +176,7 @@ class Engine:
             if len(row.ids) > context:
                 row.ids, row.whole = self._newest(row.ids, context), False
             try:
-                self._hold(len(row.ids) + min(options.tokens, AHEAD))
+                self._hold(place + 1, len(row.ids) + min(options.tokens, AHEAD))
                 twin = self._twin(row)
                 if twin is not None and not options.prompt_logprobs:
                     self.cache.copy(twin, place, len(row.ids) - 1)
@@ -194,11 +194,12 @@ class Engine:
                 self.rows.append(row)
         return ended
 
-    def _hold(self, tokens: int) -> None:
-        """Have room for so many tokens of each row, within the context."""
+    def _hold(self, rows: int, tokens: int) -> None:
+        """Have room for so many rows, and so many tokens of each, within the context."""
         held = self.cache.store.shape[3]
         if tokens > held:  # half as much more at least, so that little is copied
-            self.cache.grow(min(max(tokens, held + held // 2), self.model.config.context))
+            tokens = min(max(tokens, held + held // 2), self.model.config.context)
+        self.cache.grow(rows, tokens)
 
     def _twin(self, row: Row) -> int | None:
         """The place of a text with the same prompt, whose keys are still there."""

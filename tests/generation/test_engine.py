@@ -227,10 +227,15 @@ def test_memory_is_for_what_texts_have_and_not_for_what_they_may(
     text = engine.add(start, replace(PLAIN, tokens=40))
     while engine.busy:
         engine.step()
-        held.append(engine.cache.store.shape[3])
+        _, rows, _, tokens, _ = engine.cache.store.shape
+        held.append((rows, tokens))
     # 4 tokens and 13 more are past the first block; two have the whole context
-    assert held == [16] * 13 + [32] * 27
+    assert held == [(1, 16)] * 13 + [(1, 32)] * 27
     assert [token.id for token in text.tokens] == plainly(model, start.ids, 40)
+    several = [engine.add(start, PLAIN) for _ in range(5)]
+    finish(engine)
+    assert engine.cache.store.shape[1] == 4
+    assert {one.text for one in several} == {text.text[:20]}
 
 
 def test_prompts_that_are_scored_hold_nobody_up_for_long(letters: Tokenizer) -> None:
