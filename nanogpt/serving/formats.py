@@ -17,7 +17,8 @@ from nanogpt.common.section import Section
 from nanogpt.serving.errors import Refused
 
 PASSED_OVER = {
-    *("user", "metadata", "store", "safety_identifier", "prompt_cache_key", "service_tier")
+    *("user", "metadata", "store", "safety_identifier", "service_tier"),
+    *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
 }
 # what is not done here, with the values that ask for nothing
 OFF: dict[str, tuple[Any, ...]] = {
@@ -55,7 +56,8 @@ Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class StreamOptions(Section):
-    include_usage: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None  # pieces are as long as they are
 
 
 class Asked(Section):
@@ -190,7 +192,7 @@ def _mistake(kind: type[Asked], detail: Any) -> tuple[str, str]:
     path = ""
     for key in detail["loc"]:
         path += f"[{key}]" if isinstance(key, int) else f".{key}" if path else str(key)
-        if key in SEVERAL:
+        if key in SEVERAL and detail["type"] != "extra_forbidden":
             return path, f"{path} should be {SEVERAL[key]}"
     match detail["type"]:
         case "value_error":

@@ -294,8 +294,8 @@ def test_usage_in_pieces_if_asked_for(ask: Any, client: OpenAI) -> None:
     assert last.choices == []
     assert last.usage == ask(client, n=2).usage
     assert all(piece.usage is None for piece in pieces)
-    without = [*ask(client, stream=True, stream_options={"include_usage": False})]
-    assert all(piece.choices for piece in without)
+    for off in ({"include_usage": False}, {"include_usage": None, "include_obfuscation": False}):
+        assert all(piece.choices for piece in ask(client, stream=True, stream_options=off))
 
 
 def test_several_in_pieces(client: OpenAI) -> None:
@@ -413,9 +413,15 @@ def test_no_template_is_said(client: OpenAI) -> None:
     assert "/v1/completions" in error.message
 
 
+def test_a_key_of_the_other_interface_is_not_known(client: OpenAI) -> None:
+    error = refused(chat, client, extra_body={"prompt": "Who?"})
+    assert (error.param, error.message.partition("is no key")[1]) == ("prompt", "is no key")
+
+
 def test_what_changes_no_answer_is_passed_over(client: OpenAI) -> None:
     passed: dict[str, Any] = {"user": "me", "metadata": {"a": "b"}, "store": False, "tools": []}
     passed |= {"response_format": {"type": "text"}, "tool_choice": "none", "stop": None}
+    passed |= {"prompt_cache_retention": "24h"}
     assert chat(client, **passed).choices[0].to_dict() == chat(client).choices[0].to_dict()
 
 
