@@ -166,7 +166,8 @@ class Call:
                 waits = False
                 first = self.metrics.first.labels(self.model.id, self.model.version)
                 first.observe(time.monotonic() - self.started)
-            taken = ((index, answer, answer.take()) for index, answer in enumerate(self.answers))
+            going = ((index, self.answers[index]) for index in sorted(left))
+            taken = ((index, answer, answer.take()) for index, answer in going)
             news = [(index, answer, piece) for index, answer, piece in taken if piece]
             left -= {index for index, _, piece in news if piece.reason}
             if news:

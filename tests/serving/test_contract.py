@@ -310,6 +310,17 @@ def test_several_in_pieces(client: OpenAI) -> None:
     assert sorted(reasons) == [0, 1, 2]
 
 
+def test_the_end_of_each_in_pieces_is_said_once(client: OpenAI) -> None:
+    asked = {"model": "plain", "max_tokens": 100, "stop": "e", "n": 4}
+    pieces = [piece.choices[0] for piece in text(client, stream=True, **asked)]
+    lengths = {len(choice.text) for choice in text(client, **asked).choices}
+    assert len(lengths) == 4, "they end one after the other"
+    last = {choice.index: place for place, choice in enumerate(pieces)}
+    ended = {choice.index: place for place, choice in enumerate(pieces) if choice.finish_reason}
+    assert ended == last
+    assert len([choice for choice in pieces if choice.finish_reason]) == 4
+
+
 def test_the_end_of_a_stream_is_said(server: Served) -> None:
     with (
         server.client() as raw,
