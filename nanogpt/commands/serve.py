@@ -152,8 +152,9 @@ class Registered:
                 lineage["base"] = base.name
             changed = " and changes" if code.dirty else ""
             lineage["code"] = f"{code.commit[:SHORT]}{changed}" if code.commit else "not known"
-        about = found.about
-        aliases, run = sorted(about.aliases), about.run_id or None
+        # another alias of this version may move while it is served
+        aliases = [alias] if (alias := self.id.partition("@")[2]) else []
+        run = found.about.run_id or None
         return {"version": found.number, "aliases": aliases, "run": run, "lineage": lineage}
 
 
