@@ -175,6 +175,14 @@ def test_two_versions_write_what_is_shown_as_text(window: Browser, wild: Wild) -
     assert window.said == []
 
 
+def test_of_what_comes_at_once_no_speed_is_told(window: Browser, wild: Wild) -> None:
+    see(window, wild)
+    window("performance.now = () => 1, 0")
+    run(window, "ROMEO:")
+    said = window("columns.map((column) => column.status.textContent.split(';')[0])")
+    assert sorted(said) == ["5 tokens", "7 tokens"]
+
+
 def test_a_token_tells_what_else_was_likely(window: Browser, wild: Wild) -> None:
     see(window, wild)
     run(window, "ROMEO:", seed=len(VERSIONS[0]["id"]))
