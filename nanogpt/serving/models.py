@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,17 @@ class Limits:
     grace: float  # seconds for running answers when the server is told to stop
 
 
+# keys of generation_config.json that change what is drawn, and are not done here
+NOT_DONE = {
+    *("bad_words_ids", "begin_suppress_tokens", "epsilon_cutoff", "eta_cutoff"),
+    *("forced_bos_token_id", "forced_eos_token_id", "guidance_scale", "min_length"),
+    *("min_new_tokens", "no_repeat_ngram_size", "num_beams", "penalty_alpha"),
+    *("sequence_bias", "stop_strings", "suppress_tokens", "typical_p"),
+}
+OFF: tuple[Any, ...] = (None, 0, 1, [], {})  # values that ask for nothing
+log = logging.getLogger(__name__)
+
+
 class Defaults(BaseModel):
     """What generation_config.json says of a request that does not."""
 
@@ -61,6 +73,9 @@ class Defaults(BaseModel):
         """
         path = folder / "generation_config.json"
         values = read_object(path)
+        asked = sorted(k for k, v in values.items() if k in NOT_DONE and v not in OFF)
+        if asked:
+            log.warning("%s: %s: not done here, and left out", path, ", ".join(asked))
         try:
             return cls.model_validate({k: v for k, v in values.items() if v is not None})
         except ValidationError as error:

@@ -164,7 +164,8 @@ def test_a_model_that_cannot_be_read_is_one_line(
 def test_defaults_are_the_models_own(plain: Path, tmp_path: Path) -> None:
     folder = make_plain(tmp_path / "greedy")
     own = {"do_sample": False, "max_new_tokens": 7, "top_k": None, "repetition_penalty": 1.5}
-    (folder / "generation_config.json").write_text(json.dumps(own))
+    others = {"no_repeat_ngram_size": 3, "typical_p": 1.0, "num_beams": 4}
+    (folder / "generation_config.json").write_text(json.dumps(own | others))
     Recipe(tmp_path)
     with serving(tmp_path, folder) as served, served.client() as one:
         asked = {"model": "greedy", "prompt": "Who?"}
@@ -172,3 +173,4 @@ def test_defaults_are_the_models_own(plain: Path, tmp_path: Path) -> None:
         assert usual["usage"]["completion_tokens"] == 7
         said = asked | {"temperature": 0, "repetition_penalty": 1.5, "max_tokens": 7, "seed": 3}
         assert one.post("/v1/completions", json=said).json()["choices"] == usual["choices"]
+        assert "config.json: no_repeat_ngram_size, num_beams: not done" in served.log.read_text()
