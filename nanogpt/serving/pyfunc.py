@@ -42,7 +42,8 @@ class TextGenerator:
             params: keys of the section `sample`; off are `top_k` 0, `top_p` 1, `min_p` 0.
 
         Raises:
-            UserError: one of the values cannot be; or as `go_on`, `answer` and `generate`.
+            UserError: one of the values cannot be, or a prompt is no text; or as `go_on`, `answer`
+                and `generate`.
         """
         off = {key: params[key] or None for key in ("top_k", "min_p")}
         values = params | off | {"prompt": "", "prompt_file": None, "samples": 1}
@@ -54,7 +55,9 @@ class TextGenerator:
         asked = [options] * len(starts)
         return generate(self.model, self.tokenizer, starts, asked, slots=AT_ONCE)
 
-    def _start(self, prompt: str) -> Start:
+    def _start(self, prompt: Any) -> Start:
+        if not isinstance(prompt, str):  # a DataFrame may lack some
+            raise UserError(f"a prompt should be a text, and not {prompt!r:.50}")
         if self.template:
             return answer(self.template, [Message("user", prompt)])
         return go_on(self.tokenizer, prompt)

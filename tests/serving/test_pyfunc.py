@@ -63,3 +63,6 @@ def test_what_cannot_be_is_refused(plain: Path, params: dict[str, Any], said: st
     assert str(raised.value).startswith(said)
     with pytest.raises(UserError, match="'é'"):
         predict(model, "ROMEO:", "é")
+    for lacking in (None, float("nan")):
+        with pytest.raises(UserError, match="a prompt should be a text, and not "):
+            model.predict(pd.DataFrame({"prompt": ["ROMEO:", lacking]}), PARAMS)
