@@ -154,6 +154,18 @@ def test_near_copies(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "documents", [["Anna", "Boris", "Chloé"], ["!!!", "😀😀", "😀"], ["二", "三", "四"]]
+)
+def test_documents_of_one_word_each_are_no_copies(documents: list[str]) -> None:
+    """As of a file with a name in each line."""
+    seen = near.Seen()
+    for document in documents:
+        assert not seen.has(near.signature(document))
+        seen.add(near.signature(document))
+    assert all(seen.has(near.signature(document)) for document in documents)
+
+
 def test_near_copies_of_held_out_documents_alone_leave_nothing_to_train_on() -> None:
     documents = [edited(0, str(i)) for i in range(10)]
     signatures = np.array([near.signature(one) for one in documents])

@@ -21,6 +21,7 @@ PERMUTATIONS = 64
 SHINGLE = 5  # words in a row
 ALIKE = 0.75  # share of common shingles from which on two documents are near copies
 BLOCK = 1 << 12  # shingles at a time
+SPREAD = np.uint64(0x9E3779B97F4A7C15)  # over all 64 bits
 TABLES = 12, 5  # bands, and rows of each: of pairs that are just so much alike they find 96 %
 NEED = 4500  # bytes of memory for a document
 MOST = 1 << 18  # documents
@@ -39,7 +40,9 @@ def signature(text: str) -> NDArray[np.uint32]:
     count = max(1, len(words) - SHINGLE + 1)
     shingles = np.zeros(count, np.uint64)
     for i in range(min(SHINGLE, len(words))):
-        shingles = shingles * np.uint64(0x9E3779B97F4A7C15) + words[i : i + count]
+        shingles = shingles * SPREAD + words[i : i + count]
+    if len(words) == 1:  # a word's number is of the 32 bits that are left out below
+        shingles = words * SPREAD
     shingles >>= np.uint64(32)
     for start in range(0, count, BLOCK):
         found.update_batch(shingles[start : start + BLOCK].tolist())
