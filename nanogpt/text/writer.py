@@ -84,7 +84,7 @@ def tokenize(
         contract.check(
             settings.expect,
             scripts.by_name(survey.scripts),
-            documents=survey.documents - copies,
+            documents=int(corpus.sizes.sum()),
             bytes=corpus.bytes,
             duplicate_share=copies / survey.documents,
             unknown_share=survey.replaced / int(survey.scripts.sum()),

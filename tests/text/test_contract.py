@@ -90,6 +90,15 @@ def test_what_cannot_be_expected_is_refused(expect: dict[str, Any], says: str) -
         Expect.model_validate(expect)
 
 
+def test_documents_that_are_dropped_do_not_count(tmp_path: Path) -> None:
+    same = "The same text, but for its last word: " * 9
+    others = {f"{name}.txt": f"{name} has a text of its own " * 9 for name in "abcd"}
+    raw = make_raw(tmp_path / "raw", others | {f"{i}.txt": f"{same}{i}" for i in range(5)})
+    asked = {"expect": Expect(min_documents=9), "near_duplicates": "drop"}
+    with pytest.raises(UserError, match="min_documents: at least 9 expected, 5 found"):
+        tokenize(raw, tmp_path / "tokens", settings().model_copy(update=asked))
+
+
 def test_a_stage_fails_before_its_long_work_where_it_can(tmp_path: Path) -> None:
     raw = make_raw(tmp_path / "raw", {f"{i}.txt": f"Text {i % 8}, \ufffd. " * 9 for i in range(10)})
     asked = {"min_documents": 9, "min_bytes": 10**4, "max_duplicate_share": 0.1}
