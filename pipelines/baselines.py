@@ -47,7 +47,7 @@ def main() -> int:
         figures = (f"{scores[key]:{form}}" for key, form in FORMATS.items())
         table.add_row(escape(base), scores["split"], *figures)
     if table.row_count:
-        Console(highlight=False).print(table)
+        Console(emoji=False, highlight=False).print(table)
     if missing:
         print(f"not scored, for the reasons above: {', '.join(missing)}", file=sys.stderr)
     return 0 if table.row_count else 2

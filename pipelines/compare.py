@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("recipe", nargs="?", default=".", help="its folder or name")
     args = parser.parse_args()
     with one_line("compare"):
-        Console(highlight=False).print(table(args.recipe))
+        Console(emoji=False, highlight=False).print(table(args.recipe))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def draw(model: str) -> None:
     """Print where a model comes from as a tree, as far as it is known."""
     # a line is wrapped on a terminal, and not where a program reads it
     width = None if sys.stdout.isatty() else 500
-    console = Console(highlight=False, markup=False, width=width)
+    console = Console(emoji=False, highlight=False, markup=False, width=width)
     client = usable()
     try:
         with asking():
@@ -115,7 +115,8 @@ def show_made_of(text: str, as_json: bool) -> None:
         values = [{"model": made.model, **vars(made)} for made in answer.found]
         print(json.dumps(values, indent=1))
         return
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
+    width = None if sys.stdout.isatty() else 120
+    console = Console(emoji=False, highlight=False, markup=False, width=width)
     if not answer.found:
         console.print(f"of {answer.searched} versions none was made from {text}", soft_wrap=True)
         return

@@ -75,7 +75,7 @@ def show(recipe: Path) -> None:
         aliases = ", ".join(known["aliases"]) or "no alias"
         table.add_row(f"{known['name']}", f"version {known['version']} ({aliases})")
 
-    console = Console(highlight=False)
+    console = Console(emoji=False, highlight=False)
     console.print(table)
     for what, made in (("scores", scores), ("samples", samples)):
         if not made:

@@ -55,7 +55,8 @@ def show(recipe: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(as_values(tokens), indent=1, ensure_ascii=False))
     else:
-        console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
+        width = None if sys.stdout.isatty() else 120
+        console = Console(emoji=False, highlight=False, markup=False, width=width)
         Page(console, tokens, settings.recipe).print()
 
 

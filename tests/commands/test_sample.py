@@ -29,7 +29,7 @@ def recipe(root: Path) -> Path:
     (data / "eval.json").write_text(json.dumps(scores))
     (data / "train.json").write_text(json.dumps({"val_bits_per_byte": 1.25}))
     (data / "seconds.json").write_text(json.dumps({"train": 7.0}))
-    (data / "samples.md").write_text("# Samples\n\n## Sample 1\n\n```text\nJULIET: ah\n```\n")
+    (data / "samples.md").write_text("# Samples\n\n## Sample 1\n\n```text\nJULIET: ah :on:\n```\n")
     return folder
 
 
@@ -102,7 +102,7 @@ def test_report(
     assert code == 0, said
     assert "recipe plays" in said
     assert "1.2500 bits per byte" in said
-    assert "JULIET: ah" in said
+    assert "JULIET: ah :on:\n" in said  # which is no picture
     assert "make sample RECIPE=plays\n" in said
     assert (
         "source .venv/bin/activate && cd pipelines/plays && dvc exp run -S train.learning_rate="
