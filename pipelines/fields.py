@@ -29,8 +29,10 @@ def of_field(field: Any) -> dict[str, Any]:
 def looked_up(corpus: str) -> dict[str, Any]:
     """Settings for files that are here, if the first of them holds conversations; else none."""
     path = Path(corpus.removeprefix("file:")).expanduser()
-    inside = path / "**" if path.is_dir() else path
-    for name in sorted(filter(os.path.isfile, glob.glob(str(inside), recursive=True))):
+    # brackets in the name of what is there are no pattern, as to `download`
+    named = glob.escape(str(path)) if path.exists() else str(path)
+    inside = os.path.join(named, "**") if path.is_dir() else named
+    for name in sorted(filter(os.path.isfile, glob.glob(inside, recursive=True))):
         if (field := _talks(_first(Path(name)))) is not None:
             return of_field(field)
         if READ & {*_kinds(name)}:

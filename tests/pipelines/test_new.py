@@ -122,6 +122,7 @@ def test_any_key_takes_what_params_yaml_would(new: New) -> None:
         ),
         ("talks.jsonl.gz", '{"prompt": "a", "completion": "b"}', ["prompt", "completion"]),
         ("talks.jsonl.zst", '{"messages": []}', "messages"),
+        ("talks[1].jsonl", '{"messages": []}', "messages"),
         ("talks.csv", "prompt,completion\r\na,b\r\n", ["prompt", "completion"]),
         ("talks.csv.gz", "\ufeffcompletion,prompt\nb,a\n", ["prompt", "completion"]),
         ("talks.parquet", '{"messages": [{"role": "user", "content": "a"}]}', "messages"),
