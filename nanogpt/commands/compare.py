@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, chdir, suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from nanogpt.commands.export import open_model
@@ -115,7 +114,7 @@ def read_text(path: Path) -> HeldOut:
         parts = [*pieces(path.parent, AS_IT_IS, [File(name=path.name, bytes=size, sha256="")])]
     else:
         parts = [Piece(path.name, 0, size, size)]
-    read = chain.from_iterable(documents(path.parent, AS_IT_IS, part) for part in parts)
+    read = documents(path.parent, AS_IT_IS, *parts)
     found = [document for document in read if isinstance(document, str)]
     if not found:
         raise UserError(f"--text {path} has no text; name another file")

@@ -12,6 +12,7 @@ character, or blanks alone, is no document.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from nanogpt.common.errors import UserError
@@ -72,14 +73,14 @@ def following(raw: Path, reading: Reading, piece: Piece) -> Piece | None:
     return Piece(piece.file, piece.stop, stop, stop - piece.stop, True)
 
 
-def documents(raw: Path, reading: Reading, piece: Piece) -> Iterator[Document]:
-    """The documents of a piece in their order.
+def documents(raw: Path, reading: Reading, *some: Piece) -> Iterator[Document]:
+    """The documents of some pieces in their order: one that is of several, if all of these are.
 
     Raises:
         UserError: as `texts`.
     """
     parts: list[str] = []
-    for text in texts(raw, reading, piece):
+    for text in chain.from_iterable(texts(raw, reading, piece) for piece in some):
         if not text.goes_on:
             yield from _whole(parts)
             parts = []

@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from nanogpt.commands.compare import read_text
 from nanogpt.formats.weights import load_model, save_model
 from nanogpt.scoring.page import code
 from nanogpt.text.tokens import HeldOut
@@ -55,6 +56,12 @@ def test_a_page_says_how_far_two_models_differ(here: Path, run: Run) -> None:
     assert "\n| A | B |\n| --- | --- |\n| `To be" in page
     assert str(here) not in page
     assert page == run("compare", "a", "b", "--text", "text.txt")[1]
+
+
+def test_a_long_file_is_one_document(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanogpt.text.documents.PIECE", 7)
+    found = read_text(here / "text.txt")
+    assert (found.starts.tolist(), found.data) == ([0], TEXT.encode())
 
 
 def test_a_model_is_no_better_than_itself(here: Path, run: Run) -> None:
