@@ -47,9 +47,13 @@ class Scores:
     unknown: int  # bytes that no token stands for, or only that of what is not in the vocabulary
 
     def by_part(self, documents: Sequence[int]) -> NDArray[np.float64]:
-        """Bits per byte of each part of the text, of so many documents: (parts,); NaN of none."""
+        """Bits per byte of each part of the text, of so many documents: (parts,); NaN of none.
+
+        The first token, where it has no loss, costs what others do, as in `figures`.
+        """
         part = np.searchsorted(np.cumsum(documents), self.document, side="right")
         nats, sizes = (np.bincount(part, of, len(documents)) for of in (self.nats, self.bytes))
+        nats[part[0]] += (self.tokens - self.count) * self.total / self.count
         sizes[sizes == 0] = math.nan
         bits: NDArray[np.float64] = nats / sizes / math.log(2)
         return bits

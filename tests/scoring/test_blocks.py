@@ -149,6 +149,14 @@ def test_the_losses_of_blocks_are_those_of_tokens(
     check(score(models(kind), text, 16, world(), block), text, block)
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_the_parts_of_a_text_are_all_of_it(models: Callable[[str], Path], apart: bool) -> None:
+    text = HeldOut.of("three", PLAY[:9], "ay — ay", PLAY[50:59])
+    scores = score(models("characters"), text, 16, world(), block=4, apart=apart)
+    parts = scores.by_part([1, 2]) * [9, len("ay — ay".encode()) + 9]
+    assert parts.sum() / len(text.data) == pytest.approx(scores.figures()["bits_per_byte"])
+
+
 @pytest.mark.parametrize(
     ("kind", "first"), [("characters", "To be—"), ("gpt2", "To be"), ("byte-level", "To be")]
 )
