@@ -169,7 +169,7 @@ class Training:
             self.settings.model_dump(exclude={"root", "params", "data", "machine"}),
             self.world.facts() | counts | self.made_of() | records.run_tags(self.recorded),
             f"`{self.model.config.architecture}`, {parameters:,} parameters, on"
-            f" `{without_folder(self.tokens.manifest.corpus)}`",
+            f" `{self.tokens.manifest.shown}`",
             {
                 "training": datasets.describe(self.tokens, "train"),
                 "validation": datasets.describe(self.tokens, "val"),

@@ -73,6 +73,11 @@ class TokensManifest(Manifest):
     parts: tuple[TokensPart, ...]  # in the order of the settings
     profile: Profile
 
+    @property
+    def shown(self) -> str:
+        """The names of the corpora, of files of one's own elsewhere without their folders."""
+        return ", ".join(without_folder(part.name) for part in self.parts)
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -151,7 +156,7 @@ class Tokens:
             if some.stop > some.start and not part.conversations
         ]
         ends = self.manifest.eot is not None and plain[-1:] == [self.manifest.eot]
-        label = f"{without_folder(self.manifest.corpus)}, {name}"
+        label = f"{self.manifest.shown}, {name}"
         kinds = [part.conversations for part in self.manifest.parts]
         counts = [part.splits[name].documents for part in self.manifest.parts]
         talks = np.repeat(kinds, counts) if any(kinds) else None

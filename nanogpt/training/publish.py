@@ -147,7 +147,7 @@ def _write_card(
 # {settings.recipe}
 
 A `{model.config.architecture}` language model of {model.parameter_count():,} parameters, trained on
-`{without_folder(data.corpus)}`.
+`{data.shown}`.
 
 | | |
 |---|---|

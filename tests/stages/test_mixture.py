@@ -23,7 +23,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
             (folder / name / f"{i}.txt").write_text(paragraph)
     made = Recipe(
         folder,
-        download__corpus=["prose/*.txt", "code/*.txt"],
+        download__corpus=["prose/*.txt", f"{folder}/code/*.txt"],
         tokenize__val=0.1,
         tokenize__test=0.1,
         train__packing="documents",
@@ -40,7 +40,7 @@ def test_parts_are_told_and_scored_by_themselves(recipe: Recipe) -> None:
     assert "train: will read prose/_.txt 0.0" in said
     figures = json.loads((recipe.data / "train.json").read_text())
     parts = {key: value for key, value in figures.items() if "/" in key}
-    assert [*parts] == ["val_bits_per_byte/prose/_.txt", "val_bits_per_byte/code/_.txt"]
+    assert [*parts] == ["val_bits_per_byte/prose/_.txt", "val_bits_per_byte/_.txt"]
     assert min(parts.values()) < figures["val_bits_per_byte"] < max(parts.values())
     with (recipe.data / "curves" / "val.csv").open() as file:
         rows = [*csv.DictReader(file)]
@@ -48,10 +48,16 @@ def test_parts_are_told_and_scored_by_themselves(recipe: Recipe) -> None:
     for key, value in parts.items():
         assert float(rows[-1][key]) == pytest.approx(value, rel=1e-6)
 
+    # the folder of one's own that a file lies in is nobody else's
+    card = (recipe.data / "model" / "README.md").read_text()
+    assert "trained on\n`prose/*.txt, *.txt`." in card
+    record = next(recipe.data.glob("state/*/lineage/record.json")).read_text()
+    assert str(recipe.folder) not in card + record
+
     said = recipe.run("eval")
     found = json.loads((recipe.data / "eval.json").read_text())
     each = found["parts"]
-    assert [*each] == ["prose/_.txt", "code/_.txt"]
+    assert [*each] == ["prose/_.txt", "_.txt"]
     sizes = [
         part.splits["test"].bytes for part in open_tokens(recipe.data / "tokens").manifest.parts
     ]

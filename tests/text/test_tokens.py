@@ -239,7 +239,9 @@ def test_another_text_of_the_same_length(tokens: Path) -> None:
 
 def test_a_text_is_not_called_by_the_folder_it_lay_in(tokens: Path) -> None:
     path = tokens / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"corpus": "/home/me/a/b.jsonl"}))
+    about = json.loads(path.read_text())
+    about["parts"][0]["name"] = "/home/me/a/b.jsonl"
+    path.write_text(json.dumps(about))
     assert open_tokens(tokens).text("test").name == "b.jsonl, test"
 
 

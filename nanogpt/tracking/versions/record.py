@@ -232,13 +232,13 @@ def _raw(settings: Settings, tokens: Tokens) -> Raw | None:
 
 
 def _corpus(settings: Settings, tokens: Tokens) -> Corpus:
-    name, digest = without_folder(tokens.manifest.corpus), tokens.manifest.corpus_digest
+    name, digest = tokens.manifest.shown, tokens.manifest.corpus_digest
     if raw := _raw(settings, tokens):
         return Corpus(
             name=name,
             digest=digest,
             licence=raw.licence,
-            source=without_folder(raw.source),
+            source=", ".join(without_folder(part.source) for part in raw.parts),
             files=raw.files,
         )
     missing = f"{settings.path('raw')} is not here, or is another text: only these tokens are"

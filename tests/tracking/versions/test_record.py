@@ -129,9 +129,10 @@ def test_a_text_that_is_not_here_has_its_name_and_digest(
 
 def test_neither_credentials_nor_folders_of_ones_own_are_recorded(settings: Settings) -> None:
     raw, tokens = settings.path("raw"), settings.path("tokens")
-    for manifest, key in ((raw, "corpus"), (raw, "source"), (tokens, "corpus")):
+    for manifest, key in ((raw, "name"), (raw, "source"), (tokens, "name")):
         path = manifest / "manifest.json"
-        about = json.loads(path.read_text()) | {key: "/home/me/letters/*.txt"}
+        about = json.loads(path.read_text())
+        about["parts"][0][key] = "/home/me/letters/*.txt"
         path.unlink()
         path.write_text(json.dumps(about))
     lines = Path("params.yaml").read_text()
