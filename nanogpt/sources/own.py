@@ -40,9 +40,10 @@ def own_files(name: str, known: Collection[str]) -> tuple[tuple[str, ...], str]:
         found, note = _below(name, pattern)
     else:
         matches = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
-        found, note = [path for path in matches if not os.path.isdir(path)], ""
+        found = [path for path in matches if not os.path.isdir(path)]
         if not found:
             raise UserError(f"download.corpus: {_nothing(name, pattern, known)}")
+        note = _folders(name, matches, found)
     # the same file by two ways is one
     paths = {real_path(path): path for path in sorted(found, reverse=True)}
     for path in sorted(paths.values()):
@@ -83,6 +84,18 @@ def _below(name: str, folder: str) -> tuple[list[str], str]:
         )
     note = f"the folder {name}: {', '.join(taken)}{left}"
     return [path for path in files if is_readable(path)], note
+
+
+def _folders(name: str, matches: list[str], files: list[str]) -> str:
+    """A note of folders that a glob matches, and none of its files is in; "": there are none."""
+    inside = {str(folder) for path in files for folder in Path(path).parents}
+    left = sorted(m for m in matches if os.path.isdir(m) and str(Path(m)) not in inside)
+    if not left:
+        return ""
+    return (
+        f"the glob {name}: left out: {len(left):,} folder{'s' * (len(left) > 1)}, such as"
+        f" {left[0]}; a folder's own name, or ** in a glob, takes what is below"
+    )
 
 
 def _unreadable(error: OSError) -> None:

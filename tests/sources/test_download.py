@@ -167,6 +167,14 @@ def test_a_folder_and_the_glob_of_its_files_are_one_corpus(here: Path) -> None:
     assert files(raw(here, "poems")) == ["corpus/a.txt", "corpus/c.txt", "corpus/deep/b.txt"]
 
 
+def test_folders_that_a_glob_matches_are_told(here: Path) -> None:
+    write(here, poems__a_txt=b"a", poems__deep__b_txt=b"b", poems__deeper__c_txt=b"c")
+    note = "the glob poems/*: left out: 2 folders, such as poems/deep; a folder's own name, or **"
+    assert find("poems/*", "text").note.startswith(note)
+    for name in ("poems/**", "poems/*.txt", "poems/*/*", "poems"):
+        assert "left out" not in find(name, "text").note
+
+
 def test_a_known_corpus_comes_before_a_folder_and_says_so(here: Path) -> None:
     write(here, shakespeare__a_txt=b"a")
     assert find("shakespeare", "text").licence == CORPORA["shakespeare"].licence
