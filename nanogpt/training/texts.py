@@ -20,6 +20,7 @@ from nanogpt.evaluation import bits_per_byte
 from nanogpt.settings import Settings
 from nanogpt.text.tokens import Extent, Name, Tokens
 
+LONGEST = 200  # characters of a corpus's name in metrics: MLflow takes 250 of all
 OFTEN = 40  # epochs, past which a text taught nothing more (Muennighoff et al. 2023)
 
 
@@ -137,6 +138,7 @@ def _epochs(windows: Windows, visits: int) -> list[tuple[str, float]]:
 def labels(tokens: Tokens) -> list[str]:
     """What each corpus is called in metrics, no two alike, in characters that MLflow takes."""
     names = [without_folder(part.name) for part in tokens.manifest.parts]
-    # it takes a name for a path, and no other spelling of one
-    found = [normpath(re.sub(r"[^\w\-./: ]", "_", name)) for name in names]
+    # it takes a name for a path, and no other spelling of one; the end of it tells more
+    found = [normpath(re.sub(r"[^\w\-./: ]", "_", name))[-LONGEST:] for name in names]
+    found = [name.lstrip("./") or "_" for name in found]
     return [f"{key}-{i}" if found.count(key) > 1 else key for i, key in enumerate(found, 1)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mlflow.utils.validation import _validate_metric_name
+from mlflow.utils.validation import _validate_metric
 from pydantic import ValidationError
 
 from nanogpt.batches import Text, Windows
@@ -34,13 +34,15 @@ def test_a_document_longer_than_a_window_is_warned_of() -> None:
 def test_a_label_is_what_mlflow_takes() -> None:
     names = ["hf:org/name@main", "notes/*.md", "/home/me/secret/book.txt", "/home/me/book.txt"]
     names += ["./letters/", "s3://bucket/chats", "https://example.org/a.txt"]
+    names += [".", "a/" * 150 + "b.txt"]
     parts = [SimpleNamespace(name=name) for name in names]
     tokens: Any = SimpleNamespace(manifest=SimpleNamespace(parts=parts))
     found = labels(tokens)
     assert found[:4] == ["hf:org/name_main", "notes/_.md", "book.txt-3", "book.txt-4"]
-    assert found[4:] == ["letters", "s3:/bucket/chats", "https:/example.org/a.txt"]
+    assert found[4:7] == ["letters", "s3:/bucket/chats", "https:/example.org/a.txt"]
+    assert (found[7], found[8][-7:]) == ("_", "a/b.txt")
     for label in found:
-        _validate_metric_name(f"val_loss/{label}")
+        _validate_metric(f"eval_bits_per_byte/{label}", 1.0, 0, 0)
 
 
 def test_answers_alone_need_whole_conversations() -> None:
