@@ -106,10 +106,12 @@ def score(
         borders_of = borders(ids, starts, None if encoder.begin else encoder.eot)
         talks = [*text.talks()]
         borders_of[talks, 0] = starts[talks]  # a template has all that begins one
-        given = starts[borders_of[:, 0] == starts]
+        given = starts[(borders_of[:, 0] == starts) & (starts < len(ids))]  # the last may have none
     cut = Text(ids, counted, borders_of)
     with bar(window_total(cut, context), f"score {text.name}", "window") as progress:
         total, count = total_loss(model, cut, context, world, progress.update, hear)
+    if not count:
+        raise UserError(f"{text.name} has no document of two tokens; take a longer text")
     if world.size > 1:  # each has scored some
         nats = world.sum(torch.from_numpy(nats).to(world.device)).cpu().numpy()
     if counted is None and not encoder.begin:  # a first letter costs what others do

@@ -212,6 +212,13 @@ def test_what_a_tokenizer_does_not_know_is_counted(models: Callable[[str], Path]
         score(models("characters"), HeldOut.of("a.txt", "the \U0001d11e"), 16, world())
 
 
+def test_documents_of_which_no_token_comes(models: Callable[[str], Path]) -> None:
+    two = score(models("wordpiece"), HeldOut.of("two", "to be", "\x00"), 16, world(), apart=True)
+    assert (two.count, two.unknown) == (1, 2)  # the blank and the control
+    with pytest.raises(UserError, match="short has no document of two tokens"):
+        score(models("wordpiece"), HeldOut.of("short", "a", "b"), 16, world(), apart=True)
+
+
 @pytest.mark.parametrize("text", ["", "a"])
 def test_a_text_of_less_than_two_tokens(models: Callable[[str], Path], text: str) -> None:
     with pytest.raises(UserError, match=rf"a\.txt is {len(text)} tokens? long, and a loss needs"):
