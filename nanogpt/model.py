@@ -461,11 +461,13 @@ class GPT(nn.Module):
     def flops_per_token(self, context: int) -> float:
         """Operations of a training step for each token of windows of `context` tokens.
 
+        A frozen matrix, such as one beside adapters, is spared the third product, its gradient's.
         Source: Chowdhery et al. 2022, appendix B.
         """
         c = self.config
-        matrices = sum(m.weight.numel() for m in self.modules() if isinstance(m, Linear))
-        return 6.0 * matrices + 12.0 * c.n_layer * c.n_head * c.head_dim * context
+        linear = (p for m in self.modules() if isinstance(m, Linear) for p in m.parameters())
+        products = sum((6.0 if p.requires_grad else 4.0) * p.numel() for p in linear if p.ndim == 2)
+        return products + 12.0 * c.n_layer * c.n_head * c.head_dim * context
 
     def parameter_count(self) -> int:
         """Number of weights; a tied head is counted once."""

@@ -131,7 +131,7 @@ def _known(settings: Settings, place: Path, recipe: Path) -> tuple[int, int | No
 
 def _sized(settings: Settings, config: GPTConfig, corpus: int | None, measured: bool) -> Sized:
     world = join(settings.machine, trains=measured)
-    counts = count(config, settings.model.context)
+    counts = count(config, settings.model.context, settings.train.lora)
     fitted = fit(config, settings, world)  # as a training would
     needed, there = memory.estimate(config, fitted, world), memory.available(world.device)
     return Sized(
@@ -167,6 +167,7 @@ def as_values(sized: Sized, turned: Turned | None) -> dict[str, Any]:
         "rules": {key: turned.rule(key) for key in turned.changes} if turned else {},
         "parts": counts.parts,
         "parameters": counts.parameters,
+        "trained": counts.trained,
         "matrices": counts.matrices,
         "flops_per_token": counts.flops_per_token,
         "tokens": sized.tokens,
@@ -191,14 +192,18 @@ def _page(sized: Sized, turned: Turned | None, before: dict[str, Any]) -> Iterat
         yield f"recipe {settings.recipe}, as it is"
     table = _table("parameters", "number", "share")
     for part, number in counts.parts.items():
-        inside = part in ("attention", "MLP", "norms of blocks")
+        inside = part in ("attention", "MLP", "norms of blocks", "adapters")
         each = f" ({counts.layers} x {number // counts.layers:,})" if inside else ""
         table.add_row(part + each, f"{number:,}", f"{number / counts.parameters:.1%}")
     table.add_row("all", f"{counts.parameters:,}", "")
+    if counts.trained < counts.parameters:
+        share = counts.trained / counts.parameters
+        table.add_row("of which are trained", f"{counts.trained:,}", f"{share:.1%}")
     yield table
+    weights = "4 N + 6 of each adapter's" if settings.train.lora else "6 N"
     yield (
-        f"operations: {counts.flops_per_token:.3g} a token (6 N + 12 L H Q T: Chowdhery et al."
-        f" 2022), {sized.flops:.3g} in all"
+        f"operations: {counts.flops_per_token:.3g} a token ({weights} + 12 L H Q T: Chowdhery et"
+        f" al. 2022), {sized.flops:.3g} in all"
     )
     ratio = sized.tokens / counts.matrices
     yield (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
-from nanogpt.settings import FromScratch, parse
+from nanogpt.settings import FromScratch, Lora, parse
 from nanogpt.sizing.count import config_of, count
 from nanogpt.sizing.dial import RULES, tokens_of, turn
 from tests.kit.recipes import ROOT, values
@@ -112,6 +112,18 @@ def test_parts_and_operations_of_gpt2_are_those_of_nanogpt() -> None:
     palm = 6 * (found.parameters - 786_432) + 12 * 12 * 12 * 64 * 1024
     assert palm * 1024 == 875_062_886_400
     assert found.flops_per_token == pytest.approx(palm, rel=2e-4)
+
+
+def test_adapters_spare_the_gradients_of_what_is_frozen() -> None:
+    rank, full = 8, count(gpt2(12, 12, 768), 1024)
+    found = count(gpt2(12, 12, 768), 1024, Lora(rank=rank, alpha=16.0, targets=["c_attn"]))
+    adapters = 12 * rank * (768 + 3 * 768)
+    assert found.parts == full.parts | {"adapters": adapters}
+    assert (found.trained, full.trained) == (adapters, full.parameters)
+    assert found.matrices == full.matrices
+    # a third less for each frozen weight that multiplies, and all three products of an adapter
+    spared = full.flops_per_token - found.flops_per_token
+    assert spared == 2 * full.matrices - 6 * adapters
 
 
 @pytest.mark.parametrize(
