@@ -32,8 +32,9 @@ from nanogpt.scaling.ladder import Result, Rung, climb, known, rung_of, rungs
 from nanogpt.scaling.law import CONFIDENCE, Law, Point, bootstrap, check_enough, fit
 from nanogpt.scaling.promise import Promise, Rates, best, in_time, sizes_of
 from nanogpt.settings import FromScratch, Settings, load
+from nanogpt.sizing.ahead import made_by_others
 from nanogpt.sizing.count import config_of, count
-from nanogpt.sizing.dial import EPOCHS, tokens_of
+from nanogpt.sizing.dial import EPOCHS, once, tokens_of
 from nanogpt.text.tokens import Tokens, open_tokens
 
 SMALLER = 4.0  # times: the largest training of a ladder than the recipe itself
@@ -93,7 +94,7 @@ def scale(
     points = [Point(r.matrices, r.tokens, r.bits_per_byte) for r in results]
     law = fit(points)
     laws = bootstrap(points, law, settings.seed)
-    most = EPOCHS * tokens.manifest.splits["train"].tokens
+    most = EPOCHS * once(tokens.manifest, settings.train.weights)
     top = max(results, key=lambda result: result.flops)
     checked = None
     if check:
@@ -141,11 +142,10 @@ def _tokens(settings: Settings, place: Path, recipe: Path) -> Tokens:
     makes = f"`{how_to_run(recipe, place)}` makes them (or dvc repro, its stage tokenize alone)"
     if not folder.exists():
         raise UserError(f"the recipe {settings.recipe} has no tokens yet: {makes}")
-    tokens, asked = open_tokens(folder), settings.tokenize.vocab_size
-    if asked not in (None, found := tokens.manifest.vocab_size):
+    tokens = open_tokens(folder)
+    if other := made_by_others(settings, tokens.manifest):
         raise UserError(
-            f"the recipe {settings.recipe} asks for a vocabulary of {asked:,}, and its tokens are"
-            f" of one of {found:,}: {makes}"
+            f"the recipe {settings.recipe} has other tokens than it asks for: {other}; {makes}"
         )
     return tokens
 

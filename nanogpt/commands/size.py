@@ -22,15 +22,17 @@ from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
 from nanogpt.common.place import CODE, root
 from nanogpt.common.recipe import how_to_run
+from nanogpt.formats.base import open_base
 from nanogpt.formats.hub.config import read_config
 from nanogpt.machine.distributed import World, join
 from nanogpt.settings import FromScratch, Settings, load
 from nanogpt.sizing import memory
+from nanogpt.sizing.ahead import made_by_others
 from nanogpt.sizing.count import Count, config_of, count
-from nanogpt.sizing.dial import EPOCHS, Turned, tokens_of, turn
+from nanogpt.sizing.dial import EPOCHS, Turned, once, tokens_of, turn
 from nanogpt.sizing.passes import fit
 from nanogpt.sizing.speed import SHARE, Speed, elsewhere, measure
-from nanogpt.text.tokens import open_tokens
+from nanogpt.text.tokens import TokensManifest, open_tokens
 
 GPT2_ENTRIES = 50257  # of GPT-2's vocabulary
 
@@ -40,7 +42,8 @@ class Sized:
     """What a recipe will take.
 
     Attributes:
-        tokens: that its training reads; corpus: those of its train split, where it has been made.
+        tokens: that its training reads; corpus: those by which it has read its text once, where
+            that has been made.
         speed: on this machine, or why it was not measured.
     """
 
@@ -90,15 +93,17 @@ def size(
             " that starts from nothing"
         )
     place = recipe / settings.root
-    entries, corpus = _known(settings, place, recipe)
+    made, other = _made(settings, place)
+    corpus = once(made, settings.train.weights) if made else None
     turned = None
-    if depth is not None and isinstance(settings, FromScratch):
-        turned = turn(settings, entries, depth, ratio, aspect, corpus)
-        settings = turned.settings
     if isinstance(settings, FromScratch):
+        entries = made.vocab_size if made else _entries(settings, place, recipe, other)
+        if depth is not None:
+            turned = turn(settings, entries, depth, ratio, aspect, corpus)
+            settings = turned.settings
         config = config_of(settings, entries)
     else:
-        config = read_config(place / settings.path("base"))
+        config = _of_base(settings, place, recipe)
     sized = _sized(settings, config, corpus, measured)
     if as_json:
         print(json.dumps(as_values(sized, turned), indent=1))
@@ -111,22 +116,39 @@ def size(
         _write(name, recipe, turned.changes)
 
 
-def _known(settings: Settings, place: Path, recipe: Path) -> tuple[int, int | None]:
-    """Entries of a recipe's vocabulary, and the tokens of its train split: None if not made yet."""
-    folder, asked = place / settings.path("tokens"), settings.tokenize.vocab_size
-    if folder.exists():
-        manifest = open_tokens(folder).manifest
-        if asked in (None, manifest.vocab_size):  # else they are of settings that were changed
-            return manifest.vocab_size, manifest.splits["train"].tokens
-    if asked is not None:
-        return asked, None
+def _made(settings: Settings, place: Path) -> tuple[TokensManifest | None, str]:
+    """What is known of a recipe's tokens; or None, and why those that are there are not its own."""
+    folder = place / settings.path("tokens")
+    if not folder.exists():
+        return None, ""
+    made = open_tokens(folder).manifest
+    other = made_by_others(settings, made)
+    return None if other else made, other
+
+
+def _entries(settings: Settings, place: Path, recipe: Path, other: str) -> int:
+    """Entries of the vocabulary of a recipe whose tokens are not made yet."""
+    if settings.tokenize.vocab_size is not None:
+        return settings.tokenize.vocab_size
     if settings.tokenize.tokenizer == "gpt2":
-        return GPT2_ENTRIES, None
-    how = how_to_run(recipe, place)
+        return GPT2_ENTRIES
+    has = f"has other tokens ({other})" if other else "has no tokens yet"
     raise UserError(
-        f"the recipe {settings.recipe} has no tokens yet, and how large its vocabulary is the text"
-        f" decides: `{how}` makes them (or dvc repro, its stage tokenize alone)"
+        f"the recipe {settings.recipe} {has}, and how large its vocabulary is the text decides:"
+        f" `{how_to_run(recipe, place)}` makes them (or dvc repro, its stage tokenize alone)"
     )
+
+
+def _of_base(settings: Settings, place: Path, recipe: Path) -> GPTConfig:
+    folder, names = place / settings.path("base"), settings.download.bases
+    found = open_base(folder).name if folder.exists() else None
+    if found not in names:
+        has = f"has {found} in the place of its base" if found else "has not fetched its base yet"
+        raise UserError(
+            f"the recipe {settings.recipe} {has}, {' or '.join(names)}, which brings its shape:"
+            f" `{how_to_run(recipe, place)}` fetches it (or dvc repro, its stage download alone)"
+        )
+    return read_config(folder)
 
 
 def _sized(settings: Settings, config: GPTConfig, corpus: int | None, measured: bool) -> Sized:
@@ -229,7 +251,8 @@ def _epochs(sized: Sized) -> str:
         return "; how long the text is will be known when it is made into tokens"
     epochs = sized.tokens / sized.corpus
     more = f", and past {EPOCHS} times it teaches less" if epochs > 1.01 * EPOCHS else ""
-    return f"; the text is read {epochs:.3g} times{more}"
+    text = "the corpus that is read most" if sized.settings.train.weights else "the text"
+    return f"; {text} is read {epochs:.3g} times{more}"
 
 
 def _here(sized: Sized) -> str:

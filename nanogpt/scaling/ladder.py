@@ -24,7 +24,7 @@ from nanogpt.machine.distributed import World
 from nanogpt.settings import FromScratch
 from nanogpt.sizing import memory
 from nanogpt.sizing.count import config_of, count
-from nanogpt.sizing.dial import EPOCHS, tokens_of, turn
+from nanogpt.sizing.dial import EPOCHS, once, tokens_of, turn
 from nanogpt.sizing.passes import fit
 from nanogpt.text.tokens import Tokens
 from nanogpt.trainer import Hooks, Progress, Trainer
@@ -82,7 +82,7 @@ def rungs(
     for budget in (largest / APART**i for i in reversed(range(budgets))):
         for depth in sorted(set(depths)):
             rung = rung_of(settings, tokens, depth, budget)
-            read = rung.tokens / tokens.manifest.splits["train"].tokens
+            read = rung.tokens / once(tokens.manifest, settings.train.weights)
             if rung.settings.train.steps >= FEWEST and read <= EPOCHS:
                 found += [
                     replace(rung, settings=rung.settings.model_copy(update={"seed": seed}))

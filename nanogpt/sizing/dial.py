@@ -12,6 +12,7 @@ the index 0 is the reference's.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -22,6 +23,7 @@ from nanogpt.common.errors import UserError
 from nanogpt.common.section import mistakes
 from nanogpt.settings import FromScratch, Settings, parse
 from nanogpt.sizing.count import config_of, count
+from nanogpt.text.tokens import TokensManifest
 
 RATIO = 20.0  # tokens a weight (Hoffmann et al. 2022)
 EPOCHS = 4  # up to which a text read again teaches like a new one (Muennighoff et al. 2023)
@@ -72,6 +74,18 @@ class Turned:
 def tokens_of(settings: Settings) -> int:
     """Tokens that a training reads."""
     return settings.train.steps * settings.train.batch_size * settings.model.context
+
+
+def once(made: TokensManifest, weights: Sequence[float] | None) -> int:
+    """Tokens by which a training has read its text once: of a mixture, the corpus that ends first.
+
+    Args:
+        weights: the mixture's, `train.weights`.
+    """
+    if not weights:
+        return made.splits["train"].tokens
+    parts = (part.splits["train"].tokens for part in made.parts)
+    return round(min(n * sum(weights) / w for n, w in zip(parts, weights, strict=True)))
 
 
 def turn(

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nanogpt.common.manifest import write_manifest
+from nanogpt.formats.base import Base
 from nanogpt.settings import load
 from nanogpt.text.tokens import open_tokens
 from tests.kit.recipes import ROOT, Run
@@ -38,14 +40,51 @@ def test_tokens_of_another_vocabulary_are_not_gone_by(
 ) -> None:
     shutil.copytree(tokenized, tmp_path, dirs_exist_ok=True, symlinks=True)
     path = tmp_path / "params.yaml"
-    recipe = yaml.safe_load(path.read_text())
-    recipe["tokenize"] |= {"tokenizer": "bpe", "vocab_size": 3000}
-    path.write_text(yaml.safe_dump(recipe))
-    code, said = run("size", tmp_path, "--json", "--no-measure")
+    own = yaml.safe_load(path.read_text())
+    for tokenizer, asked, entries in (("bpe", 3000, 3000), ("gpt2", None, 50257)):
+        other = {"tokenizer": tokenizer, "vocab_size": asked}
+        path.write_text(yaml.safe_dump(own | {"tokenize": own["tokenize"] | other}))
+        code, said = run("size", tmp_path, "--json", "--no-measure")
+        assert code == 0, said
+        assert (json.loads(said)["parts"]["head"], json.loads(said)["epochs"]) == (
+            entries * 32,
+            None,
+        )
+        code, said = run("scaling", tmp_path)
+        assert (code, f"tokenizer is {tokenizer}, and they were made by char" in said) == (2, True)
+
+
+def test_tokens_of_another_text_are_not_gone_by(tokenized: Path, tmp_path: Path, run: Run) -> None:
+    shutil.copytree(tokenized, tmp_path, dirs_exist_ok=True, symlinks=True)
+    path = tmp_path / "params.yaml"
+    path.write_text(path.read_text().replace("text/*.txt", "mine.txt"))
+    for command in ("size", "scaling"):
+        code, said = run(command, tmp_path)
+        assert (code, "corpus is mine.txt, and they were made by text/*.txt" in said) == (2, True)
+
+
+def test_a_base_that_is_not_there_or_another_one_is_named(
+    tokenized: Path, tmp_path: Path, run: Run
+) -> None:
+    make_project(tmp_path, "pipelines/finetune_shakespeare")
+    recipe = tmp_path / "pipelines/finetune_shakespeare"
+    code, said = run("size", recipe)
+    assert (code, "has not fetched its base yet, gpt2 or smollm2-135m" in said) == (2, True)
+    base = tmp_path / "data/finetune_shakespeare/base"
+    shutil.copytree(tokenized / "data/test/base", base)
+    write_manifest(base, Base(name="gpt2-xl"))
+    code, said = run("size", recipe)
+    assert (code, "has gpt2-xl in the place of its base, gpt2" in said) == (2, True)
+    # its shape is known before its tokens are
+    write_manifest(base, Base(name="gpt2"))
+    shape = {"n_layer": 1, "n_head": 2, "n_embd": 32, "vocab_size": 100, "n_positions": 256}
+    (base / "config.json").write_text(json.dumps({"model_type": "gpt2"} | shape))
+    code, said = run("size", recipe, "--json")
     assert code == 0, said
-    assert (json.loads(said)["parts"]["head"], json.loads(said)["epochs"]) == (3000 * 32, None)
-    code, said = run("scaling", tmp_path)
-    assert (code, "asks for a vocabulary of 3,000" in said) == (2, True)
+    assert (json.loads(said)["parts"]["token embedding"], json.loads(said)["epochs"]) == (
+        3200,
+        None,
+    )
 
 
 def test_steps_are_timed(tokenized: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Counts against published figures; the dial: fixed where it was measured, sound elsewhere."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
 from nanogpt.settings import FromScratch, Lora, parse
 from nanogpt.sizing.count import config_of, count
-from nanogpt.sizing.dial import RULES, tokens_of, turn
+from nanogpt.sizing.dial import RULES, once, tokens_of, turn
+from nanogpt.text.tokens import Extent, TokensPart, open_tokens
 from tests.kit.recipes import ROOT, values
 
 GPT2 = {"architecture": "gpt2", "vocab_size": 50257, "context": 1024, "tied": True, "bias": True}
@@ -184,6 +186,23 @@ def test_a_short_text_is_read_four_times_unless_one_asks_for_more() -> None:
     assert "Muennighoff" in short.rule("train.steps")
     asked = turn(own, 2048, 8, ratio=20, corpus=100_000)
     assert asked.settings == turn(own, 2048, 8, ratio=20).settings
+
+
+def test_of_a_mixture_the_corpus_that_ends_first_is_read_once(tokenized: Path) -> None:
+    made = open_tokens(tokenized / "data" / "test" / "tokens").manifest
+    whole = made.splits["train"]
+    assert once(made, None) == whole.tokens
+    parts = [
+        TokensPart(
+            name=name,
+            conversations=False,
+            splits={"train": Extent(tokens=tokens, counted=tokens, documents=1, bytes=tokens)},
+        )
+        for name, tokens in (("large", 9000), ("small", 1000))
+    ]
+    mixture = made.model_copy(update={"parts": tuple(parts)})
+    assert once(mixture, [9.0, 1.0]) == 10_000
+    assert once(mixture, [1.0, 1.0]) == 2000
 
 
 @settings(max_examples=25, deadline=None)
