@@ -28,7 +28,7 @@ from nanogpt.common.recipe import how_to_run
 from nanogpt.common.told import stops
 from nanogpt.machine.distributed import World, join
 from nanogpt.scaling.chart import draw
-from nanogpt.scaling.ladder import Result, Rung, climb, known, rung_of, rungs
+from nanogpt.scaling.ladder import Result, Rung, climb, known, made_by, rung_of, rungs
 from nanogpt.scaling.law import CONFIDENCE, Law, Point, bootstrap, check_enough, fit
 from nanogpt.scaling.promise import Promise, Rates, best, in_time, sizes_of
 from nanogpt.settings import FromScratch, Settings, load
@@ -89,6 +89,9 @@ def scale(
     # before the hours that it may take
     check_enough([(rung.matrices, rung.tokens) for rung in ladder])
     sizes = sizes_of(settings, size)
+    now, there = made_by(world), [known(rung, tokens, folder) for rung in ladder]
+    if mixed := _others([done for done in there if done], now, folder):
+        print(f"scaling: {mixed}", file=sys.stderr, flush=True)  # before hours go into the rest
     folder.mkdir(parents=True, exist_ok=True)
     results = [_climb(rung, tokens, world, folder) for rung in ladder]
     points = [Point(r.matrices, r.tokens, r.bits_per_byte) for r in results]
@@ -120,6 +123,8 @@ def scale(
         picture,
     )
     values = _values(results, law, laws, found, hours, checked)
+    mixed = _others([*results, *([checked.result] if checked else [])], now, folder)
+    values["warning"] = mixed or None
     write_text(folder / "law.json", json.dumps(values, indent=1) + "\n")
     if as_json:
         print(json.dumps(values, indent=1))
@@ -179,6 +184,16 @@ def _climb(rung: Rung, tokens: Tokens, world: World, folder: Path) -> Result:
     )
     with _listening() as told:
         return climb(rung, tokens, world, folder, told)
+
+
+def _others(results: Sequence[Result], now: str, folder: Path) -> str:
+    """What to tell of trainings that would not come to the same today; "": there are none."""
+    if not (others := sum(result.made_by != now for result in results)):
+        return ""
+    return (
+        f"warning: {others} of {len(results)} trainings were made by other code than today's, or in"
+        f" another machine.dtype: their losses may not go together; remove {folder} to train anew"
+    )
 
 
 def _values(
@@ -242,6 +257,8 @@ def _page(
     if law.limited:
         names = " and ".join(law.limited)
         yield f"  warning: nothing here decides {names}; more depths and budgets would"
+    if values["warning"]:
+        yield values["warning"]
 
 
 def _promised(found: Promise, hours: float, top: Result, checked: bool) -> str:

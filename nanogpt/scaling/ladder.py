@@ -8,6 +8,7 @@ trained again; one that was stopped goes on from its save as any training does, 
 Nothing of it goes to MLflow, or to the registry.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -35,6 +36,12 @@ from nanogpt.training.start import initial_model, trained
 APART = 2.0  # times, between one budget and the next
 FEWEST = 100  # steps: a shorter training says little of longer ones
 SCORED = 0.1  # of the work of a training, at most, goes into validations
+ROOMS = Path(__file__).parents[1]
+# of them, the code that decides what a training comes to: as `dvc.yaml` lists it of `train`
+DECIDES = (
+    *("architecture.py", "model.py", "batches.py", "packing.py", "optim.py", "gradients.py"),
+    *("trainer.py", "evaluation.py", "training", "machine", "text/tokens.py", "scaling/ladder.py"),
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class Result:
     flops: float
     bits_per_byte: float  # of the validation split, after the last step
     seconds: float  # of steps and validations, over all its attempts
+    made_by: str = ""  # as `made_by` says
 
 
 def rungs(
@@ -109,6 +117,17 @@ def rung_of(settings: FromScratch, tokens: Tokens, depth: int, flops: float) -> 
     return Rung(short, depth, counts.matrices, read, counts.flops_per_token * read)
 
 
+def made_by(world: World) -> str:
+    """The code that trains here, by a digest of it, and the type that it multiplies in."""
+    found = hashlib.sha256()
+    for part in DECIDES:
+        for file in (
+            [ROOMS / part] if part.endswith(".py") else sorted((ROOMS / part).rglob("*.py"))
+        ):
+            found.update(file.read_bytes())
+    return f"{found.hexdigest()[:12]} {world.facts()['dtype']}"
+
+
 def path_of(rung: Rung, tokens: Tokens, folder: Path) -> Path:
     """Where the result of a training is kept, or will be."""
     return folder / f"{fingerprint_of(rung.settings, tokens.digest, None)[:16]}.json"
@@ -148,8 +167,11 @@ def climb(
     config = config_of(rung.settings, tokens.manifest.vocab_size)
     settings = fit(config, rung.settings, world)
     memory.check(config, settings, world)
-    saves = Saves(folder / "state" / path.stem, world, patience=10)
+    now = made_by(world)  # what other code began is not gone on with
+    saves = Saves(folder / "state" / f"{path.stem}-{now.replace(' ', '-')}", world, patience=10)
     try:
+        if done := known(rung, tokens, folder):  # another process has just made it
+            return done
         model = world.place(initial_model(settings, tokens, folder, world.compute))
         model.activation_checkpointing = settings.machine.activation_checkpointing
         optimizers, progress = optim.build(model, settings.train), Progress()
@@ -175,9 +197,8 @@ def climb(
         else:  # the last is what a law is of, be it the best or not
             nats, counted = total_loss(trainer.core, text, context, world)
             loss = nats / counted
-        result = Result(
-            rung.depth, rung.matrices, rung.tokens, rung.flops, bits(loss, None), progress.seconds
-        )
+        about = rung.depth, rung.matrices, rung.tokens, rung.flops
+        result = Result(*about, bits(loss, None), progress.seconds, now)
         write_text(path, json.dumps(asdict(result), indent=1) + "\n")
         for save in saves.folder.iterdir():
             remove_folder(save)

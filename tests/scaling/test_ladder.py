@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from nanogpt.common.errors import Stopped, UserError
 from nanogpt.machine.distributed import join
@@ -13,7 +14,7 @@ from nanogpt.scaling import ladder, law, promise
 from nanogpt.scaling.ladder import climb, known, rung_of, rungs
 from nanogpt.settings import FromScratch, load
 from nanogpt.text.tokens import Tokens, open_tokens
-from tests.kit.recipes import Run
+from tests.kit.recipes import ROOT, Run
 from tests.kit.toy import make_project
 
 LARGEST = 2e9  # operations
@@ -77,9 +78,43 @@ def test_a_stopped_training_goes_on_and_a_finished_one_is_not_trained_again(
     assert not list(folder.glob("state/*"))
     monkeypatch.setattr(ladder, "Trainer", None)
     assert climb(rung, tokens, world, folder) == again
-    ladder.path_of(rung, tokens, folder).write_text("{")
+    path = ladder.path_of(rung, tokens, folder)
+
+    class Waited(ladder.Saves):
+        """Until another process had trained it."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            path.write_bytes(made)
+
+    made = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(ladder, "Saves", Waited)
+    assert climb(rung, tokens, world, folder) == again
+    assert not list(folder.glob("state/*"))
+    path.write_text("{")
     with pytest.raises(UserError, match="is damaged"):
         known(rung, tokens, folder)
+
+
+def test_what_other_code_began_is_not_gone_on_with(
+    recipe: tuple[FromScratch, Tokens], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, tokens = recipe
+    world, rung, asked = join(settings.machine), rung_of(settings, tokens, 1, LARGEST / 8), []
+    with pytest.raises(Stopped):
+        climb(rung, tokens, world, tmp_path, lambda: 15 * (len(asked) > 20 or asked.append(1) or 0))
+    monkeypatch.setattr(ladder, "DECIDES", ("model.py",))
+    with pytest.raises(Stopped, match="at step 0,"):
+        climb(rung, tokens, world, tmp_path, lambda: 15)
+
+
+def test_the_code_that_decides_is_that_of_the_graph() -> None:
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["train"]["deps"]
+    code = {dep.removeprefix("nanogpt/") for dep in graph if dep.startswith("nanogpt/")}
+    # what publishes, and what begins the stage, takes no part in a ladder
+    others = {"stages/train.py", "formats", "text/checks/profile.py"}
+    assert set(ladder.DECIDES) - {"scaling/ladder.py"} == code - others
 
 
 def test_the_command_from_the_ladder_to_the_promise(
@@ -101,12 +136,16 @@ def test_the_command_from_the_ladder_to_the_promise(
     said = found["promise"]
     assert 0 < said["seconds"] <= 36.1
     assert said["low"] < said["loss"] < said["high"]
+    assert found["warning"] is None
+    old = min(folder.glob("[0-9a-f]*.json"))
+    old.write_text(json.dumps(json.loads(old.read_text()) | {"made_by": "other code"}))
     files = {path: path.stat().st_mtime_ns for path in folder.glob("[0-9a-f]*.json")}
     # only what is checked is trained now; it may miss, as so few and short trainings tell little
     code, _ = run(*words, "--check=2")
     assert code in (0, 2)
     assert all(path.stat().st_mtime_ns == before for path, before in files.items())
     after = json.loads((folder / "law.json").read_text())
+    assert f"1 of {len(files) + 1} trainings were made by other code" in after["warning"]
     error, loss = after["check"]["error"], after["promise"]["loss"]
     assert (abs(error) > 0.02) == (code == 2)
     truth = after["check"]["result"]["bits_per_byte"]
