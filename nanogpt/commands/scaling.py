@@ -263,20 +263,21 @@ def _page(
 
 def _promised(found: Promise, hours: float, top: Result, checked: bool) -> str:
     """The promise, in a sentence."""
-    half = (found.high - found.low) / 2
     times = found.flops / top.flops
-    ends = ""
+    ends = "; deeper ones are not looked at" if found.deepest else ""
     if found.ends and found.seconds is not None and found.seconds < 0.9 * 3600 * hours:
-        ends = (
+        ends += (
             f"; it takes {duration(found.seconds)} of them: the text is read {EPOCHS} times then,"
             " and what more would do is not in the law"
         )
     far = f" ({times:.3g} times the operations of the largest of the ladder)"
     if checked:
-        far += ", by the law with the check in it, ± at least what the check was off"
+        far += (
+            ", by the law with the check in it, the interval as wide as the check was off or more"
+        )
     return (
-        f"in {hours:g} h on this machine: depth {found.depth}, {found.loss:.3f} ± {half:.3f} bits"
-        f" per byte, by {found.tokens:,} tokens{far}{ends}"
+        f"in {hours:g} h on this machine: depth {found.depth}, {found.loss:.3f} ({found.low:.3f} to"
+        f" {found.high:.3f}) bits per byte, by {found.tokens:,} tokens{far}{ends}"
     )
 
 

@@ -8,6 +8,7 @@ L(N, D) = E + A / N^alpha + B / D^beta, fitted by Huber's loss on log L from man
 et al. 2022, approach 3; on its optimizer, which stopped too early, Besiroglu et al. 2024).
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from nanogpt.common.errors import UserError
 HUBER = 1e-2
 SIZES, POINTS = 3, 8  # the fewest that five numbers are fitted to
 EXPONENTS = 0.02, 3.0  # between which the exponents are looked for
+LEAST = -12.0  # log of the least that E, A and B may be
 STARTS = tuple(product((0.3, 0.6, 0.9), (0.2, 0.5, 1.0), (0.2, 0.5, 1.0)))  # E / least L, exponents
 DRAWS = 200  # of the bootstrap
 CONFIDENCE = 0.9
@@ -71,10 +73,11 @@ class Law:
 
     @property
     def limited(self) -> list[str]:
-        """Exponents that stand at the end of where they were looked for: nothing decides them."""
+        """Numbers that stand at the end of where they were looked for: nothing decides them."""
         found = {"alpha": self.alpha, "beta": self.beta}
         low, high = EXPONENTS
-        return [name for name, x in found.items() if not 1.01 * low < x < 0.99 * high]
+        names = [name for name, x in found.items() if not 1.01 * low < x < 0.99 * high]
+        return names if math.log(self.E) > 0.99 * LEAST else ["E", *names]
 
 
 def fit(points: Sequence[Point]) -> Law:
@@ -157,7 +160,7 @@ def _fit(points: Sequence[Point], starts: Sequence[tuple[float, float, float]]) 
         found: Floats = np.stack((*shares, -sizes * shares[1], -lengths * shares[2]), axis=1)
         return found  # (points, 5)
 
-    bottom = [-12.0, -12.0, -12.0, EXPONENTS[0], EXPONENTS[0]]
+    bottom = [LEAST, LEAST, LEAST, EXPONENTS[0], EXPONENTS[0]]
     top = [np.log(low), 6.0, 6.0, EXPONENTS[1], EXPONENTS[1]]
     best = None
     for share, alpha, beta in starts:

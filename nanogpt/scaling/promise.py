@@ -33,6 +33,7 @@ class Promise:
         low, high: of the law's interval.
         flops: that it takes.
         ends: whether the text ends it before the budget does.
+        deepest: whether it is the deepest that is looked at; a deeper one may be better.
         seconds: that it takes, of a budget in time.
     """
 
@@ -43,6 +44,7 @@ class Promise:
     high: float
     flops: float
     ends: bool
+    deepest: bool
     seconds: float | None = None
 
     def off_by(self, error: float) -> "Promise":
@@ -82,7 +84,8 @@ def best(
     size, read = sizes[depth], reads[depth]
     low, high = interval(laws, size.matrices, read)
     took = read * size.flops_per_token
-    return Promise(depth, read, losses[depth], low, high, took, read >= most)
+    ends, deepest = read >= most, depth == max(sizes)
+    return Promise(depth, read, losses[depth], low, high, took, ends, deepest)
 
 
 class Rates:

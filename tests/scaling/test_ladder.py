@@ -1,6 +1,7 @@
 """A ladder: each training once, stopped or not with the same result; and the command."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,8 @@ def test_the_command_from_the_ladder_to_the_promise(
     assert error == pytest.approx(after["check"]["said"]["loss"] / truth - 1)
     assert after["law"] == found["law"]
     assert after["promise"]["high"] - loss >= 0.999 * abs(error) * loss
+    code, said = run(*words[:-1])
+    assert re.search(r"depth [1-4], [\d.]+ \([\d.]+ to [\d.]+\) bits per byte", said), said
     code, said = run("scaling", tmp_path, "--depths=2,x")
     assert (code, "such as 2,3,4" in said) == (2, True)
 

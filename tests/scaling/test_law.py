@@ -101,3 +101,7 @@ def test_what_nothing_decides_is_named() -> None:
     law = fit(ladder(lambda matrices, tokens: 1 + 100 * matrices**-0.4))
     assert law.loss(2e6, 1e7) == pytest.approx(1 + 100 * 2e6**-0.4, rel=1e-3)
     assert law.limited == ["beta"]
+    # nor does one that falls without end say where it ends
+    assert fit(
+        ladder(lambda matrices, tokens: 10 * matrices**-0.2 + 20 * tokens**-0.2)
+    ).limited == ["E"]

@@ -66,6 +66,8 @@ def test_it_is_the_best_at_the_speeds_that_are_timed(
     assert (found.depth, found.tokens, found.loss) == (known.depth, known.tokens, known.loss)
     assert found.seconds == pytest.approx(SECONDS, rel=1e-3)
     assert not found.ends
+    assert not found.deepest
+    assert best(LAW, LAWS, sizes, lambda _: 1e6 * RATE * budget, PLENTY).deepest
 
 
 def test_what_does_not_fit_is_not_promised(monkeypatch: pytest.MonkeyPatch, sizes: Sizes) -> None:
