@@ -297,6 +297,7 @@ def _write(name: str, like: Path, changes: dict[str, Any]) -> None:
     words = [f"--set={key}={json.dumps(value)}" for key, value in changes.items()]
     paths = [os.fspath(CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [sys.executable, "-m", "pipelines.new", f"--like={like.resolve()}", f"--name={name}"]
+    was_there = (root() / "pipelines" / name / "params.yaml").exists()
     done = subprocess.run(
         [*command, *words],
         cwd=root(),
@@ -307,4 +308,7 @@ def _write(name: str, like: Path, changes: dict[str, Any]) -> None:
     if done.returncode:
         raise UserError(done.stderr.strip().removeprefix("new: "))
     made = done.stdout.strip()
-    print(f"{made} is written; `make run RECIPE={made}` runs it", file=sys.stderr)
+    said = "is written"
+    if was_there:
+        said = "was there already, with these values; whatever else it says stays"
+    print(f"{made} {said}; `make run RECIPE={made}` runs it", file=sys.stderr)

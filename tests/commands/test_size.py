@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,11 @@ def test_a_recipe_is_written_only_if_it_has_a_name(
     assert written["download"] == own["download"]
     settings = load("pipelines/deeper/params.yaml")
     assert settings.train.steps > own["train"]["steps"]
+    # the same again is told to be no new one, as the recipe that it was made from may have changed
+    with redirect_stderr(StringIO()) as told:
+        assert run("size", "--depth=6", "--no-measure", "--name=deeper")[0] == 0
+    assert "pipelines/deeper was there already" in told.getvalue()
+    assert Path("pipelines/deeper/params.yaml").read_text() == text
     shutil.rmtree("pipelines/deeper")
     Path("pipelines/deeper").mkdir()
     # a folder that is no recipe stays as it is
