@@ -1,6 +1,6 @@
 """What the processor's matrix products come to at their best, and what a training step needs.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.limit params.yaml 65     # entries of its vocabulary
+    OMP_NUM_THREADS=1 python -m benchmarks.limit params.yaml 2048     # entries of its vocabulary
 
 Prints JSON: operations a second of each type that trainings multiply in here, and operations of a
 step of the recipe.
