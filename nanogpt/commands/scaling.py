@@ -24,7 +24,6 @@ from rich.table import Table
 from nanogpt.commands.size import duration
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import write_text
-from nanogpt.common.recipe import how_to_run
 from nanogpt.common.told import stops
 from nanogpt.machine.distributed import World, join
 from nanogpt.scaling.chart import draw
@@ -32,10 +31,10 @@ from nanogpt.scaling.ladder import Result, Rung, climb, known, made_by, rung_of,
 from nanogpt.scaling.law import CONFIDENCE, Law, Point, bootstrap, check_enough, fit
 from nanogpt.scaling.promise import Promise, Rates, best, in_time, sizes_of
 from nanogpt.settings import FromScratch, Settings, load
-from nanogpt.sizing.ahead import made_by_others
 from nanogpt.sizing.count import config_of, count
 from nanogpt.sizing.dial import EPOCHS, once, tokens_of
-from nanogpt.text.tokens import Tokens, open_tokens
+from nanogpt.sizing.made import how_made, own_tokens
+from nanogpt.text.tokens import Tokens
 
 SMALLER = 4.0  # times: the largest training of a ladder than the recipe itself
 NEAR = 0.02  # of the loss: within which a checked promise was kept
@@ -72,14 +71,16 @@ def scale(
         Stopped: Ctrl-C; what was under way is saved.
     """
     settings = load(recipe / "params.yaml")
-    place = recipe / settings.root
     if not isinstance(settings, FromScratch):
         raise UserError(
             f"{settings.recipe} starts from download.base; a ladder is for a recipe that starts"
             " from nothing, whose size is free"
         )
-    tokens = _tokens(settings, place, recipe)
-    folder = place / settings.path("scaling")
+    tokens, why = own_tokens(settings, recipe)
+    if tokens is None:
+        makes = how_made(settings, recipe, "tokenize")
+        raise UserError(f"the recipe {settings.recipe} {why}: {makes}")
+    folder = recipe / settings.root / settings.path("scaling")
     depths = depths or sorted({max(1, round(settings.model.n_layer * part)) for part in DEPTHS})
     world = join(settings.machine, trains=True)
     size = tokens.manifest.vocab_size
@@ -140,19 +141,6 @@ def scale(
             f" {checked.result.bits_per_byte:.4f} came of it; take a larger --largest, or more"
             " budgets"
         )
-
-
-def _tokens(settings: Settings, place: Path, recipe: Path) -> Tokens:
-    folder = place / settings.path("tokens")
-    makes = f"`{how_to_run(recipe, place)}` makes them (or dvc repro, its stage tokenize alone)"
-    if not folder.exists():
-        raise UserError(f"the recipe {settings.recipe} has no tokens yet: {makes}")
-    tokens = open_tokens(folder)
-    if other := made_by_others(settings, tokens.manifest):
-        raise UserError(
-            f"the recipe {settings.recipe} has other tokens than it asks for: {other}; {makes}"
-        )
-    return tokens
 
 
 @contextmanager

@@ -21,18 +21,14 @@ from rich.table import Table
 from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
 from nanogpt.common.place import CODE, root
-from nanogpt.common.recipe import how_to_run
-from nanogpt.formats.base import open_base
-from nanogpt.formats.hub.config import read_config
 from nanogpt.machine.distributed import World, join
 from nanogpt.settings import FromScratch, Settings, load
 from nanogpt.sizing import memory
-from nanogpt.sizing.ahead import made_by_others
 from nanogpt.sizing.count import Count, config_of, count
 from nanogpt.sizing.dial import EPOCHS, Turned, once, tokens_of, turn
+from nanogpt.sizing.made import config_of_base, how_made, own_tokens
 from nanogpt.sizing.passes import fit
 from nanogpt.sizing.speed import SHARE, Speed, elsewhere, measure
-from nanogpt.text.tokens import TokensManifest, open_tokens
 
 GPT2_ENTRIES = 50257  # of GPT-2's vocabulary
 
@@ -92,18 +88,17 @@ def size(
             f"the shape of {settings.recipe} comes with download.base; a depth is for a recipe"
             " that starts from nothing"
         )
-    place = recipe / settings.root
-    made, other = _made(settings, place)
-    corpus = once(made, settings.train.weights) if made else None
+    tokens, why = own_tokens(settings, recipe)
+    corpus = once(tokens.manifest, settings.train.weights) if tokens else None
     turned = None
     if isinstance(settings, FromScratch):
-        entries = made.vocab_size if made else _entries(settings, place, recipe, other)
+        entries = tokens.manifest.vocab_size if tokens else _entries(settings, recipe, why)
         if depth is not None:
             turned = turn(settings, entries, depth, ratio, aspect, corpus)
             settings = turned.settings
         config = config_of(settings, entries)
     else:
-        config = _of_base(settings, place, recipe)
+        config = config_of_base(settings, recipe)
     sized = _sized(settings, config, corpus, measured)
     if as_json:
         print(json.dumps(as_values(sized, turned), indent=1))
@@ -116,39 +111,16 @@ def size(
         _write(name, recipe, turned.changes)
 
 
-def _made(settings: Settings, place: Path) -> tuple[TokensManifest | None, str]:
-    """What is known of a recipe's tokens; or None, and why those that are there are not its own."""
-    folder = place / settings.path("tokens")
-    if not folder.exists():
-        return None, ""
-    made = open_tokens(folder).manifest
-    other = made_by_others(settings, made)
-    return None if other else made, other
-
-
-def _entries(settings: Settings, place: Path, recipe: Path, other: str) -> int:
+def _entries(settings: Settings, recipe: Path, why: str) -> int:
     """Entries of the vocabulary of a recipe whose tokens are not made yet."""
     if settings.tokenize.vocab_size is not None:
         return settings.tokenize.vocab_size
     if settings.tokenize.tokenizer == "gpt2":
         return GPT2_ENTRIES
-    has = f"has other tokens ({other})" if other else "has no tokens yet"
     raise UserError(
-        f"the recipe {settings.recipe} {has}, and how large its vocabulary is the text decides:"
-        f" `{how_to_run(recipe, place)}` makes them (or dvc repro, its stage tokenize alone)"
+        f"the recipe {settings.recipe} {why}, and how large its vocabulary is the text decides:"
+        f" {how_made(settings, recipe, 'tokenize')}"
     )
-
-
-def _of_base(settings: Settings, place: Path, recipe: Path) -> GPTConfig:
-    folder, names = place / settings.path("base"), settings.download.bases
-    found = open_base(folder).name if folder.exists() else None
-    if found not in names:
-        has = f"has {found} in the place of its base" if found else "has not fetched its base yet"
-        raise UserError(
-            f"the recipe {settings.recipe} {has}, {' or '.join(names)}, which brings its shape:"
-            f" `{how_to_run(recipe, place)}` fetches it (or dvc repro, its stage download alone)"
-        )
-    return read_config(folder)
 
 
 def _sized(settings: Settings, config: GPTConfig, corpus: int | None, measured: bool) -> Sized:

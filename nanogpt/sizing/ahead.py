@@ -8,7 +8,6 @@ from pathlib import Path
 
 from nanogpt.common.errors import UserError
 from nanogpt.common.manifest import File
-from nanogpt.common.secrets import public
 from nanogpt.settings import Settings
 from nanogpt.sources import bases, corpora
 from nanogpt.sources.fetch import Files, SourceError, real_path
@@ -20,7 +19,7 @@ from nanogpt.text.prompt import prompt_ids, read_prompt
 from nanogpt.text.raw import Reading, kind_of
 from nanogpt.text.talks.chat import Message, columns
 from nanogpt.text.talks.template import open_template
-from nanogpt.text.tokens import Name, Tokens, TokensManifest
+from nanogpt.text.tokens import Name, Tokens
 from nanogpt.text.words import tokenizer
 
 ROWS = 10  # of a data set, that are looked at
@@ -108,23 +107,6 @@ def _look_at_rows(source: HubDataset, reading: Reading) -> None:
                 faults.append(f"row {index} (counted from 0), {error.said}")
         if faults and (reading.bad_documents == "refuse" or len(faults) == len(rows)):
             raise UserError(f"download.corpus: {source.name}, {faults[0]}")
-
-
-def made_by_others(settings: Settings, made: TokensManifest) -> str:
-    """What of the settings tokens were not made by, and by what they were; "": by these.
-
-    The names alone are compared: whether a text was edited since is for DVC to say.
-    """
-    asked, found = settings.tokenize, [part.name for part in made.parts]
-    for key, is_now, was in (
-        ("download.corpus", [public(name) for name, _ in settings.download.parts], found),
-        ("tokenize.tokenizer", asked.tokenizer, made.tokenizer),
-        ("tokenize.vocab_size", asked.vocab_size or made.vocab_size, made.vocab_size),
-    ):
-        if is_now != was:
-            one, other = (", ".join(x) if isinstance(x, list) else x for x in (is_now, was))
-            return f"{key} is {one}, and they were made by {other}"
-    return ""
 
 
 def before_training(settings: Settings, tokens: Tokens) -> None:

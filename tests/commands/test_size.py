@@ -79,14 +79,16 @@ def test_a_base_that_is_not_there_or_another_one_is_named(
     assert (code, "has gpt2-xl in the place of its base, gpt2" in said) == (2, True)
     # its shape is known before its tokens are
     write_manifest(base, Base(name="gpt2"))
-    shape = {"n_layer": 1, "n_head": 2, "n_embd": 32, "vocab_size": 100, "n_positions": 256}
-    (base / "config.json").write_text(json.dumps({"model_type": "gpt2"} | shape))
+    shape = {"model_type": "gpt2", "n_layer": 1, "n_head": 2, "n_embd": 32, "vocab_size": 100}
+    (base / "config.json").write_text(json.dumps(shape | {"n_positions": 512}))
     code, said = run("size", recipe, "--json")
     assert code == 0, said
-    assert (json.loads(said)["parts"]["token embedding"], json.loads(said)["epochs"]) == (
-        3200,
-        None,
-    )
+    found = json.loads(said)
+    assert (found["parts"]["token embedding"], found["epochs"]) == (3200, None)
+    assert found["parts"]["positions"] == 256 * 32  # as many as model.context leaves of them
+    (base / "config.json").write_text(json.dumps(shape | {"n_positions": 128}))
+    code, said = run("size", recipe)
+    assert (code, "256 is more than the 128 tokens of gpt2" in said) == (2, True)
 
 
 def test_steps_are_timed(tokenized: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
