@@ -27,7 +27,7 @@ from nanogpt.common.files import write_text
 from nanogpt.common.told import stops
 from nanogpt.machine.distributed import World, join
 from nanogpt.scaling.chart import draw
-from nanogpt.scaling.ladder import Result, Rung, climb, known, made_by, rung_of, rungs
+from nanogpt.scaling.ladder import FEWEST, Result, Rung, climb, known, made_by, rung_of, rungs
 from nanogpt.scaling.law import CONFIDENCE, Law, Point, bootstrap, check_enough, fit
 from nanogpt.scaling.promise import Promise, Rates, best, in_time, sizes_of
 from nanogpt.settings import FromScratch, Settings, load
@@ -126,6 +126,7 @@ def scale(
     values = _values(results, law, laws, found, hours, checked)
     mixed = _others([*results, *([checked.result] if checked else [])], now, folder)
     values["warning"] = mixed or None
+    values["left_out"] = len(set(depths)) * budgets * seeds - len(ladder)
     write_text(folder / "law.json", json.dumps(values, indent=1) + "\n")
     if as_json:
         print(json.dumps(values, indent=1))
@@ -222,6 +223,11 @@ def _page(
 ) -> Iterator[Table | str]:
     """What a person reads."""
     yield f"recipe {settings.recipe}: {len(results)} trainings, bits per byte of the val split"
+    if values["left_out"]:
+        yield (
+            f"left out: {values['left_out']}, of fewer than {FEWEST} steps or of more than {EPOCHS}"
+            " readings of the text"
+        )
     table = Table(box=box.SIMPLE)
     for column in ("depth", "N", "tokens", "operations", "bits per byte", "law", "off"):
         table.add_column(column, justify="right")

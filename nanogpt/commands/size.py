@@ -231,12 +231,16 @@ def _here(sized: Sized) -> str:
     speed = sized.speed
     if not isinstance(speed, Speed) or sized.seconds is None:
         return f"on this machine: {speed}"
-    whole = sized.settings.train.batch_size
+    train = sized.settings.train
+    whole, limit = train.batch_size, train.max_minutes
+    early = ""
+    if limit is not None and sized.seconds > 60 * limit:
+        early = f"; train.max_minutes ends it after {duration(60 * limit)}, with fewer tokens"
     part = f" of {speed.windows} of the {whole} windows" if speed.windows < whole else ""
     return (
         f"on this machine: {duration(sized.seconds)} of steps in one process,"
         f" {speed.tokens_per_second:,.0f} tokens/s (median of {speed.steps} steps{part});"
-        " validations, saves and the other stages come on top"
+        f" validations, saves and the other stages come on top{early}"
     )
 
 

@@ -91,13 +91,21 @@ def test_a_base_that_is_not_there_or_another_one_is_named(
     assert (code, "256 is more than the 128 tokens of gpt2" in said) == (2, True)
 
 
-def test_steps_are_timed(tokenized: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_timed(
+    tokenized: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, said = run("size", tokenized, "--depth=3", "--json")
     assert code == 0
     found = json.loads(said)
     assert found["speed"]["steps"] == 10
     assert found["seconds"] == pytest.approx(found["tokens"] / found["speed"]["tokens_per_second"])
     assert found["changes"]["model.n_embd"] == 48
+    recipe = yaml.safe_load((tokenized / "params.yaml").read_text())
+    recipe["train"]["max_minutes"] = 1e-6
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "data").symlink_to(tokenized / "data")
+    code, said = run("size", tmp_path)
+    assert (code, "train.max_minutes ends it after 6e-05 s" in said) == (0, True)
     monkeypatch.setattr("nanogpt.sizing.memory.available", lambda _: 1000)
     code, said = run("size", tokenized, "--depth=3")
     assert (code, "not measured: it does not fit" in said) == (0, True)

@@ -138,6 +138,7 @@ def test_the_command_from_the_ladder_to_the_promise(
     assert 0 < said["seconds"] <= 36.1
     assert said["low"] < said["loss"] < said["high"]
     assert found["warning"] is None
+    assert found["left_out"] == 3 * 5 - len(found["rungs"]) > 0
     old = min(folder.glob("[0-9a-f]*.json"))
     old.write_text(json.dumps(json.loads(old.read_text()) | {"made_by": "other code"}))
     files = {path: path.stat().st_mtime_ns for path in folder.glob("[0-9a-f]*.json")}
