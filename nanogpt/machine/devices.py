@@ -18,6 +18,7 @@ PEAK_TERAFLOPS = {
     "H100 PCIe": 756,
     "H100 NVL": 835,
     "H100": 989,
+    "H200 NVL": 835,
     "H200": 989,
     "GH200": 989,
     "A100": 312,
@@ -31,6 +32,7 @@ PEAK_TERAFLOPS = {
     "RTX 4090": 165,
     "RTX 4080": 97,
     "RTX 3090": 71,
+    "V100-PCIE": 112,
     "V100": 125,
     "T4": 65,
 }
@@ -41,8 +43,8 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     own = torch.cuda.get_device_name(device)
-    if re.search(r"\b(Laptop|Max-Q|MIG|Ti)\b|\dg\.\d+gb", own):
-        return None  # a weaker relative, or a part of it, that has its name
+    if re.search(r"\b(Laptop|Max-Q|MIG|Ti|SUPER|D)\b|\dg\.\d+gb|-\d+[ABCQ]\b", own):
+        return None  # a relative that has its name, or a part of it
     found = (peak for name, peak in PEAK_TERAFLOPS.items() if re.search(rf"\b{name}\b", own))
     return next((1e12 * peak for peak in found), None)
 
