@@ -89,6 +89,8 @@ class World:
         """
         if not self.compile:
             return model
+        # else past eight shapes torch goes without, and the ladder of `make scaling` has more
+        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit
         compile = partial(torch.compile, dynamic=False)
         if self.size == 1 and not isinstance(model, FSDPModule):
             whole: GPT = compile(model)  # type: ignore[assignment]

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
+from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
 from nanogpt.machine import distributed
+from nanogpt.model import GPT
 from tests.kit.recipes import ROOT, quick
 
 FAULT = "No working C++ compiler found"
@@ -45,6 +48,25 @@ def test_compile_is_used_where_it_works(
     assert said.startswith(f"train: torch.compile does not work here ({FAULT})") == (
         bool(fault) and asked == "auto"
     )
+
+
+def test_models_of_many_shapes_are_all_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the trainings of a ladder, in one process; torch goes without after eight by itself."""
+    graphs, compile = [], torch.compile
+
+    def keep(graph: torch.fx.GraphModule, inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda m, **options: compile(m, backend=keep, **options))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
+    world = replace(distributed.join(quick().machine), compile=True)
+    shape = {"n_layer": 1, "n_head": 1, "n_kv_head": 1, "n_embd": 8, "n_inner": 8, "head_dim": 8}
+    torch._dynamo.reset()
+    for entries in range(11, 21):
+        model = GPT(GPTConfig("llama", entries, context=8, tied=True, **shape))
+        world.compiled(model)(torch.zeros(1, 8, dtype=torch.long))
+    assert len(graphs) == 10
 
 
 @pytest.mark.slow
