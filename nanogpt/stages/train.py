@@ -69,8 +69,6 @@ def main(settings: Settings) -> None:
         if not lost_peer(error):
             raise
         os._exit(LOST_PEER)  # no clean-up: it might wait for the process that is gone
-    finally:
-        world.close()
 
 
 def check(settings: Settings, tokens: Tokens) -> None:
@@ -148,10 +146,19 @@ class Training:
         )
         try:
             trainer.fit()
-        except (Stopped, UserError):  # all processes raise it, and all of them write the save
-            self.saves.wait()
+        except (Stopped, UserError):  # all processes raise it
+            self.leave()
             raise
+        self.leave()
+
+    def leave(self) -> None:
+        """Wait for the save that all processes write, and leave their group.
+
+        With NCCL each waits there for all others. Who met an error alone just ends: it would hang,
+        with nothing said, while the others wait for it in a step.
+        """
         self.saves.wait()
+        self.world.close()
 
     def run_and_tell(self) -> None:
         """The first process's part: train, write the journal, publish, and tell MLflow."""
