@@ -157,15 +157,18 @@ def refuses() -> bool:
 def check(config: GPTConfig, settings: Settings, world: World) -> None:
     """Refuse a training that is too big for its machine, before it takes any memory.
 
+    All processes of a training must call this, and all refuse what one of them has no memory for.
+
     The environment's NANOGPT_MEMORY_CHECK=off says not to: then what is too big fails in its first
     steps, or is killed.
 
     Raises:
         UserError: it needs more than there is; says what would fit.
     """
+    # whoever refused alone would be ended with the others, and only the first says why
+    there = -int(world.largest(-available(world.device))[0])
     if not refuses():
         return
-    there = available(world.device)
     # counting takes a second; a training far from the limit does not wait for it
     if 2 * _at_most(config, settings) < there:
         return

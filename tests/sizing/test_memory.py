@@ -12,7 +12,7 @@ import torch
 from nanogpt.architecture import GPTConfig
 from nanogpt.common import groups
 from nanogpt.common.errors import UserError
-from nanogpt.machine.distributed import join
+from nanogpt.machine.distributed import World, join
 from nanogpt.settings import Lora, Settings
 from nanogpt.sizing import memory
 from tests.kit.measured import SHAPE, settings_of
@@ -111,6 +111,16 @@ def test_who_knows_better_can_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     memory.check(config, settings, world)
     monkeypatch.setenv("NANOGPT_MEMORY_CHECK", "0")
     with pytest.raises(UserError, match="NANOGPT_MEMORY_CHECK: '0' should be on or off"):
+        memory.check(config, settings, world)
+
+
+def test_all_processes_refuse_what_one_has_no_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, settings = big()
+    world = join(settings.machine)
+    monkeypatch.setattr(memory, "available", lambda device: 1 << 40)
+    less = -(1 << 28)  # of the other process, which only the exchange knows
+    monkeypatch.setattr(World, "largest", lambda self, number: [max(number, less)])
+    with pytest.raises(UserError, match=r"it can have 0\.2 GiB"):
         memory.check(config, settings, world)
 
 
