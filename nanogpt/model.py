@@ -418,7 +418,9 @@ class GPT(nn.Module):
         if cache is not None:
             positions, mask = cache.prepare(T)
         elif positions is not None:
-            flex = ids.is_cuda and torch.compiler.is_compiling() and not self.config.dropout
+            # FlexAttention spares blocks of 128 tokens, and knows no heads narrower than 16
+            fits = T >= 128 and self.config.head_dim >= 16 and not self.config.dropout
+            flex = ids.is_cuda and torch.compiler.is_compiling() and fits
             dtype = self.head.compute if ids.is_cuda else torch.float32  # as queries have there
             mask = document_mask(positions, dtype, flex)
         if self.config.architecture == "gpt2":
