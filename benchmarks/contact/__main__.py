@@ -163,7 +163,7 @@ def run(name: str, args: argparse.Namespace, seconds: float) -> list[dict[str, A
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        start_new_session=True,  # with all that it starts it ends in time, or by Ctrl-C
+        start_new_session=True,  # Ctrl-C reaches it by way of us alone
     )
     try:
         said, errors = process.communicate(timeout=limit)
@@ -185,8 +185,14 @@ def run(name: str, args: argparse.Namespace, seconds: float) -> list[dict[str, A
 
 
 def stop(process: "subprocess.Popen[str]") -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """End a line with all that it started: nanoGPT, in a session of its own, would train on."""
+    import psutil  # which a line needs as well: without it there is none to stop
+
+    with suppress(psutil.Error):
+        line = psutil.Process(process.pid)
+        for one in (line, *line.children(recursive=True)):
+            with suppress(psutil.Error):
+                one.kill()
 
 
 def printed(said: str) -> Iterator[dict[str, Any]]:

@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks.contact import __main__ as contact
@@ -79,6 +81,35 @@ def test_a_line_that_breaks_off_keeps_what_it_found(
     found = contact.run("numbers", args, seconds=60)
     assert [check["result"] for check in found] == checks
     assert ended in found[-1].get("found", "")
+
+
+def test_what_a_line_started_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = """if True:
+        import json, subprocess
+        words, quiet = ["sleep", "600"], {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        peer = subprocess.Popen(words, start_new_session=True, **quiet)
+        print(json.dumps({"result": "figure", "found": peer.pid}))
+        peer.wait()
+    """
+    popen = subprocess.Popen
+    replaced = lambda words, **more: popen([sys.executable, "-uc", code], **more)  # noqa: E731
+    monkeypatch.setattr(subprocess, "Popen", replaced)
+    monkeypatch.setattr(contact, "LINES", {"speed": (3 / 60, "")})
+    args = Namespace(quick=True, text=None, peer=None)
+    peer, ended = contact.run("speed", args, seconds=60)
+    assert "within" in ended["found"]
+    for _ in range(50):  # the kernel takes a moment
+        if not running(peer["found"]):
+            break
+        time.sleep(0.1)
+    assert not running(peer["found"])
+
+
+def running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_line_for_which_no_time_is_left_is_not_run() -> None:
