@@ -4,10 +4,10 @@
     make gpu MINUTES=9 ONLY=speed,repeats       # some lines, in so many minutes; the others stay
 
 It needs torch 2.11 or later and what a training imports (numpy, pydantic, ruamel.yaml, psutil,
-tqdm, safetensors, filelock, zstandard; with PEER= pyyaml), in the environment of this project if it
-is made, else in python3. TEXT= is tiny Shakespeare, PEER= a checkout of nanoGPT. Each line is a
-process of its own, with a limit to its time, and the page is written after each: a session that is
-cut off loses the line under way.
+tqdm, safetensors, filelock, zstandard; with PEER= pyyaml and requests), in the environment of this
+project if it is made, else in python3. TEXT= is tiny Shakespeare, PEER= a checkout of nanoGPT. Each
+line is a process of its own, with a limit to its time, and the page is written after each: a
+session that is cut off loses the line under way.
 
 Exit code: 0 if all checks passed, 1 if one failed, 75 if none failed and some could not be run.
 """
@@ -33,6 +33,7 @@ from nanogpt.common.errors import UserError
 RESULTS = ROOT / "data/bench/gpu.json"
 PAGE = ROOT / "docs/gpu.md"
 SPARE = 10  # seconds that are kept for the end
+ANSWER = 120  # seconds: a driver that hangs says nothing at all
 ASK = """
 import torch
 known = torch.cuda.is_available()
@@ -124,9 +125,16 @@ def contact(args: argparse.Namespace, lines: list[str]) -> int:
 
 def here(args: argparse.Namespace) -> tuple[str, str]:
     """What this machine is, and why nothing can be run on it; "": it can."""
-    asked = subprocess.run(
-        [sys.executable, "-c", ASK], capture_output=True, encoding="utf-8", errors="replace"
-    )
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", ASK],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=ANSWER,
+        )
+    except subprocess.TimeoutExpired:
+        return "no torch", f"torch did not say within {ANSWER} s whether there is a GPU"
     if asked.returncode:
         last = (asked.stderr.strip().splitlines() or ["?"])[-1]
         return "no torch", f"torch cannot be asked for a GPU: {last}"

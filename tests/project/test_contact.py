@@ -1,6 +1,7 @@
 """`make gpu`, on a machine without one: what is not run is told, and the checks themselves run."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ import psutil
 import pytest
 
 from benchmarks.contact import __main__ as contact
+from benchmarks.contact import lines
+from benchmarks.contact.asked import Asked
 from tests.kit.fake_nanogpt import make_peer
 from tests.kit.recipes import ROOT
 
@@ -110,6 +113,31 @@ def running(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def test_what_torch_looks_for_once_is_set_before_the_first_product(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the second training of the line is refused: it is to sum in order, the first is not."""
+    found: list[str | None] = []
+
+    def train(*_: object) -> None:
+        found.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+        raise InterruptedError
+
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(lines, "train", train)
+    with pytest.raises(InterruptedError):
+        [*lines.speed(Asked("cpu", began=0, quick=True))]
+    assert found == [":4096:8"]
+
+
+def test_a_driver_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contact, "ANSWER", 0.1)
+    monkeypatch.setattr(contact, "ASK", "import time; time.sleep(60)")
+    _, why = contact.here(Namespace(quick=False))
+    assert why == "torch did not say within 0.1 s whether there is a GPU"
 
 
 def test_a_line_for_which_no_time_is_left_is_not_run() -> None:
