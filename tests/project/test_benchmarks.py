@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from benchmarks import gpu, page
@@ -23,6 +24,7 @@ from benchmarks.processes import run
 from benchmarks.sides import QUICK_START, Ours, Theirs, Training
 from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import UserError
+from nanogpt.machine.distributed import process_count
 from nanogpt.model import GPT
 from nanogpt.settings import load
 from tests.kit.fake_nanogpt import CONFIG, make_peer
@@ -170,6 +172,13 @@ def test_the_section_of_the_gpu_runs_on_this_processor(
     assert {figure.unit for figure in speeds} == {"tokens/s"}
     assert [figure.unit for figure in best] == ["s", "s", "nats", "s"]
     assert (ours.folder / "peer/data/openwebtext/val.bin").stat().st_size == 20_000
+
+
+def test_ours_takes_one_gpu_as_theirs_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    machine = load(gpu.LARGE).machine.model_copy(update=gpu.ON_GPU)
+    assert process_count(machine, 480) == 1
 
 
 @pytest.fixture
