@@ -61,6 +61,7 @@ def test_every_line_runs_in_small(tmp_path: Path) -> None:
     for name in ("speed", "loss", "sizes", "launches"):
         assert all(check["what"] != "the rest of it" for check in found[name]), found[name]
     assert any("times" in check["found"] for check in found["speed"])
+    assert any("50,257 entries" in check["what"] for check in found["speed"])
     assert "never in" in found["loss"][-1]["found"]
 
 
