@@ -5,7 +5,7 @@ import math
 import os
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nanogpt.model import GPT
 
 PATIENCE = datetime.timedelta(minutes=10)  # to wait for a process that does not answer
+TYPES = torch.bfloat16, torch.float32, torch.float16  # of products; each knows one that is later
 BYTES_A_WEIGHT = 16  # of training: float32 weight, gradient and two moments
 
 
@@ -40,6 +41,7 @@ class World:
     compile: bool
     parallel: str  # auto, ddp or fsdp, as asked
     parent: int
+    memory: int = 0  # bytes, of the smallest GPU of several
     deterministic: bool = False  # whether a training here gives the same bytes again
     control: dist.ProcessGroup | None = None  # exchanges numbers without waiting for a device
     saving: dist.ProcessGroup | None = None  # used by the thread that saves
@@ -75,10 +77,9 @@ class World:
         """Whether the processes share the weights: if asked to, or if they are too big for one."""
         if self.parallel == "fsdp":
             return self.size > 1 or dist.is_initialized()  # alone: where a group was made by hand
-        if self.size == 1 or self.parallel == "ddp" or self.device.type != "cuda":
+        if self.size == 1 or self.parallel == "ddp" or not self.memory:
             return False
-        memory = torch.cuda.get_device_properties(self.device).total_memory
-        return BYTES_A_WEIGHT * model.parameter_count() > memory / 2
+        return BYTES_A_WEIGHT * model.parameter_count() > self.memory / 2
 
     def compiled(self, model: "GPT") -> "GPT":
         """A model that `torch.compile` makes faster, if this training is to have it.
@@ -292,18 +293,30 @@ def join(machine: Machine, trains: bool = False) -> World:
     # before the processes meet: who refuses is not waited for
     compiled = trains and _compiles(machine, device)
     control = saving = None
+    memory = 0
     if size > 1:
+        memory = _memory(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         control, saving = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
-    return World(
+    world = World(
         rank=rank,
         size=size,
         device=device,
         compute=pick_compute(machine, device.type, trains=True),
         compile=compiled,
+        memory=memory,
         deterministic=in_order or device.type == "cpu",  # of MPS nothing is known
         parallel=machine.parallel,
         parent=os.getppid(),
         control=control,
         saving=saving,
     )
+    # processors of several kinds: what one of them cannot do, none does
+    last, less = world.largest(TYPES.index(world.compute), -world.memory)
+    return replace(world, compute=TYPES[int(last)], memory=-int(less))
+
+
+def _memory(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).total_memory)

@@ -135,6 +135,23 @@ world.close()
 """
 
 
+# as on an RTX 2080 Ti beside an RTX 3090
+UNLIKE = """
+import torch
+from types import SimpleNamespace
+from nanogpt.machine import distributed
+from tests.kit.recipes import quick
+
+rank = int(distributed.os.environ["RANK"])
+distributed._memory = lambda device: (24 << 30, 11 << 30)[rank]
+distributed.pick_compute = lambda *_, **__: (torch.bfloat16, torch.float16)[rank]
+world = distributed.join(quick().machine)
+sizes = [SimpleNamespace(parameter_count=lambda n=n: n * 10**6) for n in (300, 500)]
+print(world.compute, *map(world.shards, sizes))
+world.close()
+"""
+
+
 def run_all(code: str, parallel: str, size: int = 2) -> str:
     """Run code in each of so many processes; returns what they print."""
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -199,6 +216,10 @@ def test_shards_are_exchanged_in_the_type_of_the_products(architecture: str) -> 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_blocks_and_losses_are_compiled_by_themselves(parallel: str) -> None:
     run_all(COMPILED, parallel)
+
+
+def test_unlike_gpus_agree_on_what_the_least_of_them_can() -> None:
+    assert run_all(UNLIKE, "auto") == "torch.float16 False True\n"
 
 
 def test_muon_on_shards_is_muon() -> None:
