@@ -3,17 +3,16 @@
     make gpu TEXT=input.txt PEER=nanoGPT        # all of it: half an hour, without a network
     make gpu MINUTES=9 ONLY=speed,repeats       # some lines, in so many minutes; the others stay
 
-It needs torch 2.11 or later and what a training imports (numpy, pydantic, ruamel.yaml, psutil,
-tqdm, safetensors, filelock, zstandard; with PEER= pyyaml and requests), in the environment of this
-project if it is made, else in python3. TEXT= is tiny Shakespeare, PEER= a checkout of nanoGPT. Each
-line is a process of its own, with a limit to its time, and the page is written after each: a
-session that is cut off loses the line under way.
+It needs Python 3.11 and torch 2.11, or later ones, and what a training imports (numpy, pydantic,
+ruamel.yaml, psutil, tqdm, safetensors, filelock, zstandard; with PEER= pyyaml and requests), in the
+environment of this project if it is made, else in python3. TEXT= is tiny Shakespeare, PEER= a
+checkout of nanoGPT. Each line is a process of its own, with a limit to its time, and the page is
+written after each: a session that is cut off loses the line under way.
 
 Exit code: 0 if all checks passed, 1 if one failed, 75 if none failed and some could not be run.
 """
 
 import argparse
-import datetime
 import json
 import os
 import platform
@@ -116,7 +115,7 @@ def contact(args: argparse.Namespace, lines: list[str]) -> int:
                 said = " ".join(filter(None, (check["what"], check["found"], check["result"])))
                 print(f"gpu:   {said}", file=sys.stderr, flush=True)
         small = "in small, " * args.quick
-        when = f"{small}{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+        when = small + time.strftime("%Y-%m-%d", time.gmtime())
         about = f"{when}, {machine}, commit {commit(ROOT)}"
         keep(results, page, name, {"about": about, "checks": checks})
     print(f"gpu: {page} is written", file=sys.stderr)
@@ -140,13 +139,18 @@ def here(args: argparse.Namespace) -> tuple[str, str]:
         return "no torch", f"torch cannot be asked for a GPU: {last}"
     torch, _, device = asked.stdout.strip().splitlines()[-1].partition(";")
     name = f"{device or 'no GPU'}, torch {torch}, Python {platform.python_version()}"
-    old = tuple(map(int, torch.split("+")[0].split(".")[:2])) < (2, 11)
+    if older(platform.python_version(), (3, 11)):
+        return name, f"Python {platform.python_version()} is older than 3.11"
     if args.quick:
         return name, ""
-    if old:
+    if older(torch, (2, 11)):
         return name, f"torch {torch} is older than 2.11"
     warned = next((line for line in asked.stderr.splitlines() if "driver" in line), "")
     return name, "" if device else "no GPU" + (f": {warned.strip()}" if warned else "")
+
+
+def older(version: str, least: tuple[int, int]) -> bool:
+    return tuple(map(int, version.split("+")[0].split(".")[:2])) < least
 
 
 def run(name: str, args: argparse.Namespace, seconds: float) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -139,6 +140,22 @@ def test_a_driver_that_hangs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contact, "ASK", "import time; time.sleep(60)")
     _, why = contact.here(Namespace(quick=False))
     assert why == "torch did not say within 0.1 s whether there is a GPU"
+
+
+@pytest.mark.parametrize(
+    ("python", "torch", "why"),
+    [
+        ("3.10.13", "2.12.0", "Python 3.10.13 is older than 3.11"),
+        ("3.12.1", "2.10.0+cu130", "torch 2.10.0+cu130 is older than 2.11"),
+        ("3.12.1", "2.11.0a0+git", ""),
+    ],
+)
+def test_what_is_too_old_is_told(
+    monkeypatch: pytest.MonkeyPatch, python: str, torch: str, why: str
+) -> None:
+    monkeypatch.setattr(platform, "python_version", lambda: python)
+    monkeypatch.setattr(contact, "ASK", f"print('{torch};NVIDIA H100')")
+    assert contact.here(Namespace(quick=False))[1] == why
 
 
 def test_a_line_for_which_no_time_is_left_is_not_run() -> None:
