@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from nanogpt.common.errors import UserError
+
 DEVICES = Path("/dev")  # where Linux has the machine's devices
 
 # dense bfloat16 matrix products, 10¹² operations a second, from the makers' data sheets (float16
@@ -90,6 +92,32 @@ def compile_fault(device: torch.device) -> str | None:
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
         return next((line for line in lines if "ompiler" in line or "rror:" in line), lines[0])
     return None
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes that a GPU has; 0 of another device."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def sum_in_order() -> None:
+    """Have CUDA's kernels sum in one order, not in the order in which their threads come.
+
+    Else the gradients of attention and of embeddings differ in their last bits from run to run.
+
+    Raises:
+        UserError: the environment gives cuBLAS a workspace with which it does not.
+    """
+    name, good = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")  # read at the first product
+    if (asked := os.environ.setdefault(name, good[0])) not in good:
+        raise UserError(
+            f"machine.deterministic: with {name}={asked} cuBLAS does not sum in one order; unset"
+            f" it, or say {' or '.join(good)}, or machine.deterministic: false"
+        )
+    torch.use_deterministic_algorithms(True)
+    # nothing here reads memory before it is written; torch's module declares no such name
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def windows_at_once(tokens: int, context: int, vocab_size: int, device: torch.device) -> int:

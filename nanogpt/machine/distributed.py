@@ -18,7 +18,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nanogpt.common.errors import UserError
 from nanogpt.common.groups import thread_count
-from nanogpt.machine.devices import compile_fault, cuda_fault, has_cuda, keep_freed_memory
+from nanogpt.machine.devices import (
+    compile_fault,
+    cuda_fault,
+    has_cuda,
+    keep_freed_memory,
+    memory_of,
+    sum_in_order,
+)
 from nanogpt.machine.threads import use_threads
 from nanogpt.settings import Machine
 
@@ -266,17 +273,6 @@ def _compiles(machine: Machine, device: torch.device) -> bool:
     return False
 
 
-def _sum_in_order() -> None:
-    """Have CUDA's kernels sum in one order, not in the order in which their threads come.
-
-    Else the gradients of attention and of embeddings differ in their last bits from run to run.
-    """
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
-    torch.use_deterministic_algorithms(True)
-    # nothing here reads memory before it is written; torch's module declares no such name
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-
-
 def join(machine: Machine, trains: bool = False) -> World:
     """Join the processes that torchrun started, or be the only one.
 
@@ -289,13 +285,13 @@ def join(machine: Machine, trains: bool = False) -> World:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = machine.dtype != "float32"
     if in_order:
-        _sum_in_order()
+        sum_in_order()
     # before the processes meet: who refuses is not waited for
     compiled = trains and _compiles(machine, device)
     control = saving = None
     memory = 0
     if size > 1:
-        memory = _memory(device)
+        memory = memory_of(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
         control, saving = (dist.new_group(backend="gloo", timeout=PATIENCE) for _ in range(2))
     world = World(
@@ -314,9 +310,3 @@ def join(machine: Machine, trains: bool = False) -> World:
     # processors of several kinds: what one of them cannot do, none does
     last, less = world.largest(TYPES.index(world.compute), -world.memory)
     return replace(world, compute=TYPES[int(last)], memory=-int(less))
-
-
-def _memory(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 0
-    return int(torch.cuda.get_device_properties(device).total_memory)

@@ -11,6 +11,7 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from nanogpt.common.errors import UserError
 from nanogpt.machine import distributed
 from nanogpt.machine.distributed import pick_compute, process_count
 from tests.kit.recipes import ROOT, quick
@@ -143,7 +144,7 @@ from nanogpt.machine import distributed
 from tests.kit.recipes import quick
 
 rank = int(distributed.os.environ["RANK"])
-distributed._memory = lambda device: (24 << 30, 11 << 30)[rank]
+distributed.memory_of = lambda device: (24 << 30, 11 << 30)[rank]
 distributed.pick_compute = lambda *_, **__: (torch.bfloat16, torch.float16)[rank]
 world = distributed.join(quick().machine)
 sizes = [SimpleNamespace(parameter_count=lambda n=n: n * 10**6) for n in (300, 500)]
@@ -290,7 +291,15 @@ def test_what_repeats_is_said_where_it_does(
 ) -> None:
     called: list[bool] = []
     monkeypatch.setattr(distributed, "prepare", lambda machine: torch.device(kind))
-    monkeypatch.setattr(distributed, "_sum_in_order", lambda: called.append(True))
+    monkeypatch.setattr(distributed, "sum_in_order", lambda: called.append(True))
     machine = quick(machine__compile=False, machine__deterministic=asked).machine
     world = distributed.join(machine.model_copy(update={"device": kind}), trains)
     assert (world.deterministic, bool(called)) == (ordered, ordered)
+
+
+def test_a_workspace_with_which_nothing_repeats_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:2:16:8")
+    monkeypatch.setattr(distributed, "prepare", lambda machine: torch.device("cuda"))
+    machine = quick(machine__compile=False, machine__deterministic=True).machine
+    with pytest.raises(UserError, match="with CUBLAS_WORKSPACE_CONFIG=:4096:2:16:8 "):
+        distributed.join(machine, trains=True)
