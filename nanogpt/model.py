@@ -245,8 +245,15 @@ class Attention(nn.Module):
                 y = flex_attention(q, k, v, block_mask=mask, enable_gqa=H != K)
             else:
                 causal = T > 1 and mask is None
+                # on a GPU flash attention alone lets heads share keys: it has no mask, no float32,
+                # and no GPU that takes float16 for want of bfloat16. Unshared, another is fused
+                if x.is_cuda and H != K and (mask is not None or v.dtype != torch.bfloat16):
+                    # (B, K, T, D) -> (B, H, T, D)
+                    k, v = (
+                        h[:, :, None].expand(-1, -1, H // K, -1, -1).flatten(1, 2) for h in (k, v)
+                    )
                 y = F.scaled_dot_product_attention(
-                    q, k, v, mask, dropout, causal, enable_gqa=H != K
+                    q, k, v, mask, dropout, causal, enable_gqa=k.shape[1] != H
                 )
         # (B, H, T, D) -> (B, T, H*D)
         return F.dropout(self.out(y.transpose(1, 2).reshape(B, T, -1)), self.dropout, self.training)

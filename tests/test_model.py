@@ -155,32 +155,6 @@ def test_flex_attention_sees_what_the_mask_sees(
     torch.testing.assert_close(found, dense, atol=1e-5, rtol=1e-5)
 
 
-class OnGpu(torch.Tensor):
-    """As if it were there."""
-
-    is_cuda = True
-
-
-@pytest.mark.parametrize(
-    ("tokens", "width", "flex"), [(128, 16, True), (64, 16, False), (128, 8, False)]
-)
-def test_flex_attention_is_asked_for_what_its_kernels_do(
-    tokens: int, width: int, flex: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    make, asked = model_file.document_mask, []
-
-    def dense(positions: torch.Tensor, dtype: torch.dtype, flex: bool) -> Any:
-        asked.append(flex)
-        return make(positions, dtype, flex=False)
-
-    monkeypatch.setattr(model_file, "document_mask", dense)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    model = random_model(SHAPES["llama"] | {"context": tokens, "head_dim": width})
-    ids = torch.zeros(1, tokens, dtype=torch.long).as_subclass(OnGpu)
-    model.read(ids, positions=torch.arange(tokens)[None])
-    assert asked == [flex]
-
-
 @pytest.mark.parametrize("compute", [torch.float32, torch.bfloat16])
 def test_the_layout_for_inference_changes_no_result(model: GPT, compute: torch.dtype) -> None:
     for module in model.modules():
