@@ -83,6 +83,7 @@ class Trainer:
         # validation batches have another shape than training batches: each is compiled separately
         self.core = world.compiled(model)
         self.wrapped = world.wrap(self.core)
+        self.reorders = world.reorders(self.wrapped)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         half = world.compute == torch.float16
         self.guard = Guard(progress.guard, self.train.max_skips, half, world.device)
@@ -139,6 +140,11 @@ class Trainer:
 
     def _step(self) -> None:
         """One step of the optimizers, skipped where the gradient is NaN or infinite."""
+        if self.reorders:  # a training that goes on sums as one that was not stopped
+            self._accumulate()
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            self.reorders = False
         loss, counted = self._accumulate()
         self.norm = self.guard.norm(self.parameters, self.train.grad_clip)
         bad = self.guard.step(self.optimizers, self.norm)

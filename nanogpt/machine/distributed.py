@@ -117,9 +117,16 @@ class World:
         return DistributedDataParallel(
             model,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
             gradient_as_bucket_view=True,
         )
+
+    def reorders(self, model: nn.Module) -> bool:
+        """Whether gradients are summed in another order after the first backward pass.
+
+        DDP then puts them into its buckets as they came. Of two processes' sums each order is one.
+        """
+        return self.size > 2 and isinstance(model, DistributedDataParallel)
 
     def meet(self, model: nn.Module, last: bool) -> None:
         """Before a backward pass: exchange gradients after it, if it is the `last` of a step."""

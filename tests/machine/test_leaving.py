@@ -1,4 +1,4 @@
-"""How processes of a training leave it: together, or at once where one alone met an error."""
+"""How processes of a training leave it, and go on with it."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.kit.recipes import ROOT, Recipe
+from tests.machine.test_distributed import run_all
 
 # NCCL, for which gloo stands in, waits for all processes where one leaves
 ALONE = """
@@ -60,3 +61,26 @@ def test_who_met_an_error_alone_says_so_and_does_not_wait_for_the_others(
     assert processes[0].returncode == 1, said
     assert "No space left on device" in said[0]
     assert processes[1].returncode == os.EX_TEMPFAIL, said  # which lost the other one
+
+
+GOING_ON = """
+import torch
+from nanogpt.machine.distributed import join
+from tests import test_trainer
+from tests.kit.recipes import quick
+
+settings = quick(train__batch_size=12, model__n_embd=64, model__n_inner=128)
+world = join(settings.machine)
+test_trainer.join = lambda machine: world
+whole, stopped = test_trainer.Training(settings).run(), test_trainer.Training(settings)
+stopped.resume(whole.saves[1])
+stopped.run()
+for name, tensor in whole.saves[-1]["tensors"].items():
+    assert torch.equal(tensor, stopped.saves[-1]["tensors"][name]), name
+world.close()
+"""
+
+
+def test_three_processes_that_go_on_end_with_the_same_bytes() -> None:
+    """Of three numbers the sum depends on their order, and DDP changes it after its first pass."""
+    run_all(GOING_ON, "auto", size=3)
