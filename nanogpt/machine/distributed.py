@@ -114,12 +114,14 @@ class World:
         """Average gradients over the processes, if there are several; fsdp does it by itself."""
         if self.size == 1 or isinstance(_plain(model), FSDPModule):
             return model
-        return DistributedDataParallel(
+        wrapped = DistributedDataParallel(
             model,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            forward_sync_buffers=False,
             gradient_as_bucket_view=True,
         )
+        # no passing on of buffers, which all have; the argument has another name since torch 2.13
+        wrapped.broadcast_buffers = False
+        return wrapped
 
     def reorders(self, model: nn.Module) -> bool:
         """Whether gradients are summed in another order after the first backward pass.
