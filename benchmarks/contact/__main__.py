@@ -7,7 +7,7 @@ It needs Python 3.11 and torch 2.11, or later ones, and what a training imports 
 ruamel.yaml, psutil, tqdm, safetensors, filelock, zstandard; with PEER= pyyaml and requests), in the
 environment of this project if it is made, else in python3. TEXT= is tiny Shakespeare, PEER= a
 checkout of nanoGPT. Each line is a process of its own, with a limit to its time, and the page is
-written after each: a session that is cut off loses the line under way.
+written after each: a run that is cut off loses the line under way.
 
 Exit code: 0 if all checks passed, 1 if one failed, 75 if none failed and some could not be run.
 """
