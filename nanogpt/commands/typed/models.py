@@ -11,14 +11,15 @@ from nanogpt.common.errors import UserError
 from nanogpt.common.recipe import find_recipe
 
 app = typer.Typer()
+Asked = Annotated[
+    str | None, typer.Option(help="A directory or models:/<name>@<alias>; else the recipe's.")
+]
 
 
 @app.command()
 def sample(
     prompt: Annotated[str | None, typer.Option(help="What to go on from.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="A directory or models:/<name>@<alias>; else the recipe's.")
-    ] = None,
+    model: Asked = None,
     recipe: Recipe = Path(),
     chat: Annotated[
         bool | None, typer.Option(help="The prompt is a question; else if it learned from talk.")
@@ -62,9 +63,7 @@ def sample(
 
 @app.command()
 def chat(
-    model: Annotated[
-        str | None, typer.Option(help="A directory or models:/<name>@<alias>; else the recipe's.")
-    ] = None,
+    model: Asked = None,
     recipe: Recipe = Path(),
     chat: Annotated[
         bool | None, typer.Option(help="Answer, or go on with the text; else if it learned to.")

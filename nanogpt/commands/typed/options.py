@@ -12,7 +12,3 @@ Recipe = Annotated[
     Path,
     typer.Option(help="A recipe, by its folder or its name.", parser=find_recipe, metavar="RECIPE"),
 ]
-Registered = Annotated[
-    str | None, typer.Option(help="models:/<name>, else the recipe's.", metavar="MODEL")
-]
-Reason = Annotated[str, typer.Option(help="Why, in a sentence; the history keeps it.")]

@@ -12,6 +12,12 @@ from nanogpt.common.errors import UserError
 from nanogpt.common.recipe import find_recipe
 
 app = typer.Typer()
+Named = Annotated[
+    Path,
+    typer.Argument(
+        help="A recipe, by its folder or its name.", parser=find_recipe, metavar="RECIPE"
+    ),
+]
 
 
 @app.command("check")
@@ -44,12 +50,7 @@ def report(
 
 @app.command()
 def tokens(
-    recipe: Annotated[
-        Path,
-        typer.Argument(
-            help="A recipe, by its folder or its name.", parser=find_recipe, metavar="[RECIPE]"
-        ),
-    ] = Path(),
+    recipe: Named = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show what a vocabulary made of a recipe's text, and what the text is."""
@@ -60,12 +61,7 @@ def tokens(
 
 @app.command()
 def size(
-    recipe: Annotated[
-        Path,
-        typer.Argument(
-            help="A recipe, by its folder or its name.", parser=find_recipe, metavar="[RECIPE]"
-        ),
-    ] = Path(),
+    recipe: Named = Path(),
     depth: Annotated[
         int | None,
         typer.Option(help="Layers, which set the rest; else it is sized as it is.", min=1),
@@ -94,12 +90,7 @@ def size(
 
 @app.command()
 def scaling(
-    recipe: Annotated[
-        Path,
-        typer.Argument(
-            help="A recipe, by its folder or its name.", parser=find_recipe, metavar="[RECIPE]"
-        ),
-    ] = Path(),
+    recipe: Named = Path(),
     depths: Annotated[
         str | None, typer.Option(help="Such as 2,3,4; from half the recipe's own if left out.")
     ] = None,

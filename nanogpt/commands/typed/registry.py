@@ -7,10 +7,14 @@ from typing import Annotated
 
 import typer
 
-from nanogpt.commands.typed.options import Model, Reason, Recipe, Registered
+from nanogpt.commands.typed.options import Model, Recipe
 from nanogpt.common.errors import UserError
 
 app = typer.Typer()
+Registered = Annotated[
+    str | None, typer.Option(help="models:/<name>, else the recipe's.", metavar="MODEL")
+]
+Reason = Annotated[str, typer.Option(help="Why, in a sentence; the history keeps it.")]
 
 
 @app.command()
