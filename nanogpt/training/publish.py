@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,6 +75,13 @@ def findable(base: Base) -> tuple[str, str | None]:
     return base.hub_id or without_folder(str(base.name)), commit[1] if commit else None
 
 
+def data_sets(corpora: Iterable[str]) -> str:
+    """The lines of a card's head that name those corpora which the hub has; "": it has none."""
+    found = (re.match("hf:([^:@]+)", name) for name in corpora)
+    names = dict.fromkeys(each[1] for each in found if each)  # each once, be it in several parts
+    return "".join(("datasets:\n", *(f"- {name}\n" for name in names))) if names else ""
+
+
 @dataclass(frozen=True)
 class Made:
     """What the card of a model directory says of its training."""
@@ -138,9 +145,8 @@ def _write_card(
         name, source = without_folder(base.name), without_folder(base.source or "")
         rows += f"| base | `{name}`, from {source} ({base.licence}) |\n"
         lineage = f"| base `{name}` | `{base.digest}` |\n"
-    if hub := re.match("hf:([^:@]+)", data.corpus):
-        head |= {"datasets": hub[1]}
     about = "".join(f"{key}: {value}\n" for key, value in head.items() if value)
+    about += data_sets(part.name for part in data.parts)
     (folder / "README.md").write_text(
         f"""---
 {about}---
