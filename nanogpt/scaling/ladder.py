@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +119,18 @@ def rung_of(settings: FromScratch, tokens: Tokens, depth: int, flops: float) -> 
 
 def made_by(world: World) -> str:
     """The code that trains here, by a digest of it, and the type that it multiplies in."""
+    return f"{_code()} {world.facts()['dtype']}"
+
+
+@cache  # what was imported trains on, whatever becomes of the files in the hours of a ladder
+def _code() -> str:
     found = hashlib.sha256()
     for part in DECIDES:
         for file in (
             [ROOMS / part] if part.endswith(".py") else sorted((ROOMS / part).rglob("*.py"))
         ):
             found.update(file.read_bytes())
-    return f"{found.hexdigest()[:12]} {world.facts()['dtype']}"
+    return found.hexdigest()[:12]
 
 
 def path_of(rung: Rung, tokens: Tokens, folder: Path) -> Path:

@@ -105,9 +105,22 @@ def test_what_other_code_began_is_not_gone_on_with(
     world, rung, asked = join(settings.machine), rung_of(settings, tokens, 1, LARGEST / 8), []
     with pytest.raises(Stopped):
         climb(rung, tokens, world, tmp_path, lambda: 15 * (len(asked) > 20 or asked.append(1) or 0))
-    monkeypatch.setattr(ladder, "DECIDES", ("model.py",))
+    monkeypatch.setattr(ladder, "_code", lambda: "other")
     with pytest.raises(Stopped, match="at step 0,"):
         climb(rung, tokens, world, tmp_path, lambda: 15)
+
+
+def test_the_code_that_trains_is_that_which_was_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(ladder._code.cache_clear)
+    ladder._code.cache_clear()
+    monkeypatch.setattr(ladder, "ROOMS", tmp_path)
+    monkeypatch.setattr(ladder, "DECIDES", ("model.py",))
+    (tmp_path / "model.py").write_text("")
+    before = ladder._code()
+    (tmp_path / "model.py").write_text("edited while a ladder is trained")
+    assert ladder._code() == before
 
 
 def test_the_code_that_decides_is_that_of_the_graph() -> None:
