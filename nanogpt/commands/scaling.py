@@ -11,7 +11,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from nanogpt.scaling.chart import draw
 from nanogpt.scaling.ladder import FEWEST, Result, Rung, climb, known, made_by, rung_of, rungs
 from nanogpt.scaling.law import CONFIDENCE, Law, Point, bootstrap, check_enough, fit
 from nanogpt.scaling.promise import Promise, Rates, best, in_time, sizes_of
+from nanogpt.scaling.since import since
 from nanogpt.settings import FromScratch, Settings, load
 from nanogpt.sizing.count import config_of, count
 from nanogpt.sizing.dial import EPOCHS, once, tokens_of
@@ -38,6 +39,7 @@ from nanogpt.text.tokens import Tokens
 
 SMALLER = 4.0  # times: the largest training of a ladder than the recipe itself
 NEAR = 0.02  # of the loss: within which a checked promise was kept
+SHOWN = 3  # names in a warning
 DEPTHS = 0.5, 0.75, 1.0, 1.25  # of the recipe's own: narrower ones follow another law (docs)
 
 
@@ -80,6 +82,7 @@ def scale(
     if tokens is None:
         makes = how_made(settings, recipe, "tokenize")
         raise UserError(f"the recipe {settings.recipe} {why}: {makes}")
+    old = _old(settings, recipe, tokens)
     folder = recipe / settings.root / settings.path("scaling")
     depths = depths or sorted({max(1, round(settings.model.n_layer * part)) for part in DEPTHS})
     world = join(settings.machine, trains=True)
@@ -91,8 +94,8 @@ def scale(
     check_enough([(rung.matrices, rung.tokens) for rung in ladder])
     sizes = sizes_of(settings, size)
     now, there = made_by(world), [known(rung, tokens, folder) for rung in ladder]
-    if mixed := _others([done for done in there if done], now, folder):
-        print(f"scaling: {mixed}", file=sys.stderr, flush=True)  # before hours go into the rest
+    for warning in filter(None, (old, _others([done for done in there if done], now, folder))):
+        print(f"scaling: {warning}", file=sys.stderr, flush=True)  # before hours go into the rest
     folder.mkdir(parents=True, exist_ok=True)
     results = [_climb(rung, tokens, world, folder) for rung in ladder]
     points = [Point(r.matrices, r.tokens, r.bits_per_byte) for r in results]
@@ -125,7 +128,7 @@ def scale(
     )
     values = _values(results, law, laws, found, hours, checked)
     mixed = _others([*results, *([checked.result] if checked else [])], now, folder)
-    values["warning"] = mixed or None
+    values["warning"] = "\n".join(filter(None, (old, mixed))) or None
     values["left_out"] = len(set(depths)) * budgets * seeds - len(ladder)
     write_text(folder / "law.json", json.dumps(values, indent=1) + "\n")
     if as_json:
@@ -173,6 +176,18 @@ def _climb(rung: Rung, tokens: Tokens, world: World, folder: Path) -> Result:
     )
     with _listening() as told:
         return climb(rung, tokens, world, folder, told)
+
+
+def _old(settings: Settings, recipe: Path, tokens: Tokens) -> str:
+    """What to tell of tokens that the next `make run` would make anew; "": they are as asked."""
+    with chdir(recipe / settings.root):
+        changed = since(settings, tokens)
+    more = f" and {len(changed) - SHOWN:,} more" * (len(changed) > SHOWN)
+    said = (
+        f"warning: changed since the tokens were made: {', '.join(changed[:SHOWN])}{more}; the"
+        f" ladder is of those. Tokens of today: {how_made(settings, recipe, 'tokenize')}"
+    )
+    return said if changed else ""
 
 
 def _others(results: Sequence[Result], now: str, folder: Path) -> str:

@@ -11,28 +11,22 @@ to `inputs/`, so that what depends on them runs again when they were edited.
 import hashlib
 import json
 import os
-import time
-from collections.abc import Iterable
 from pathlib import Path
 
 from nanogpt.common.command import run_stage
 from nanogpt.common.errors import UserError
-from nanogpt.common.files import describe, write_text
+from nanogpt.common.files import write_text
 from nanogpt.common.groups import thread_count
-from nanogpt.common.progress import bar
 from nanogpt.common.secrets import holds_secret, public
 from nanogpt.formats.base import open_base
 from nanogpt.settings import Settings, load
+from nanogpt.sizing.digests import KNOWN, Digests, of_files, of_texts
 from nanogpt.sources import bases, corpora
-from nanogpt.sources.fetch import Files, real_path
+from nanogpt.sources.fetch import Files
 from nanogpt.sources.hub import model_files
 from nanogpt.text.prompt import read_prompt
 from nanogpt.text.raw import open_raw
 from nanogpt.tracking import client
-
-Digests = dict[str, str]  # SHA-256 by name
-KNOWN = "digests.json"  # by whole path: size, time and number of a file as it was read
-FRESH = 2_000_000_000  # nanoseconds
 
 
 def main(settings: Settings) -> None:
@@ -69,7 +63,6 @@ def main(settings: Settings) -> None:
 def _corpus(settings: Settings) -> Digests:
     """One's own texts, by their names in raw/corpus: below their nearest common folder."""
     parts = settings.download.parts
-    own: Digests = {}
     try:
         found = [corpora.find(name, field) for name, field in parts]
     except UserError as error:
@@ -78,13 +71,9 @@ def _corpus(settings: Settings) -> Digests:
             raise
         _missing(error)
         return {file.name.removeprefix("corpus/"): file.sha256 for file in raw.files}
-    for number, corpus in enumerate(found):
-        corpora.check_talks(parts[number][0], corpus)
-        paths = [Path(p) for s in corpus.sources if isinstance(s, Files) for p in s.paths]
-        below = f"{number}/" if len(found) > 1 else ""
-        digests = _digests(paths, settings.path(KNOWN))
-        own |= {f"{below}{name}": digest for name, digest in digests.items()}
-    return own
+    for (name, _), corpus in zip(parts, found, strict=True):
+        corpora.check_talks(name, corpus)
+    return of_texts(settings, found)
 
 
 def _base(name: str, settings: Settings) -> Digests:
@@ -103,33 +92,9 @@ def _base(name: str, settings: Settings) -> Digests:
             names = model_files(source.path, {p.name for p in source.path.iterdir() if p.is_file()})
         except UserError as error:
             raise UserError(f"download.base: {name}: {error}") from None
-        return _digests((source.path / name for name in names), settings.path(KNOWN))
+        return of_files((source.path / name for name in names), settings.path(KNOWN))
     paths = map(Path, source.paths) if isinstance(source, Files) else ()
-    return _digests(paths, settings.path(KNOWN))
-
-
-def _digests(paths: Iterable[Path], known: Path) -> Digests:
-    """Digests of files, named as `download` does; only what changed since `known` is read."""
-    whole = [real_path(str(path)) for path in paths]
-    top = Path(os.path.commonpath([path.parent for path in whole]) if whole else "")
-    seen = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
-    found = {}
-    with bar(sum(path.stat().st_size for path in whole), "digests", "B") as progress:
-        for path in whole:
-            about, name = path.stat(), path.relative_to(top).as_posix()
-            stamp = [about.st_size, about.st_mtime_ns, about.st_ino]
-            *older, digest = seen.get(str(path), [None])
-            if older == stamp:
-                progress.update(about.st_size)
-            else:
-                digest = describe(top, name, progress.update).sha256
-            if time.time_ns() - about.st_mtime_ns > FRESH:  # else it may change in the same tick
-                seen[str(path)] = [*stamp, digest]
-            found[name] = digest
-    if seen:
-        known.parent.mkdir(parents=True, exist_ok=True)
-        write_text(known, json.dumps(seen))
-    return found
+    return of_files(paths, settings.path(KNOWN))
 
 
 def _missing(error: UserError) -> None:

@@ -12,6 +12,7 @@ from nanogpt.common.files import describe, digest_files, list_files
 from nanogpt.common.manifest import write_manifest
 from nanogpt.formats.base import Base
 from nanogpt.settings import parse
+from nanogpt.sizing import digests
 from nanogpt.stages import check
 from nanogpt.text.raw import Raw, RawPart
 from tests.kit.recipes import values
@@ -77,9 +78,9 @@ def test_a_file_is_read_again_when_it_changed(
     for path in here.rglob("*.*"):
         os.utime(path, (1, 1))  # what is as young as this test may change within a tick
     before = inputs(recipe)
-    monkeypatch.delattr(check, "describe")
+    monkeypatch.delattr(digests, "describe")
     assert inputs(recipe) == before
-    monkeypatch.setattr(check, "describe", describe, raising=False)
+    monkeypatch.setattr(digests, "describe", describe, raising=False)
     for path in here.rglob("*.*"):
         path.write_text(path.read_text().swapcase())  # as long as it was
         os.utime(path, (2, 2))
