@@ -4,7 +4,8 @@
     make speedrun TRACK=to_1.88 SEEDS=5                   # one of them
     make speedrun PEER=path/to/nanoGPT TEXT=path/to/input.txt
 
-The lines are written anew after each seed: Ctrl-C loses the seed that is under way, no other.
+The lines are written anew after each seed: Ctrl-C loses the seed that is under way, no other. But a
+line of more seeds stays until the new one has as many.
 """
 
 import argparse
@@ -81,7 +82,8 @@ def main() -> None:
         try:
             run(args, choose(args))
         except KeyboardInterrupt:
-            print("speedrun: stopped; all seeds before this one are kept", file=sys.stderr)
+            said = "all seeds before this one are kept, where the board has no line of more"
+            print(f"speedrun: stopped; {said}", file=sys.stderr)
             sys.exit(130)
 
 
@@ -128,11 +130,16 @@ def run(args: argparse.Namespace, chosen: Sequence[str]) -> None:
                 its.append(train_peer(theirs, seed, args.quick))
                 print(f"speedrun: nanoGPT, seed {seed}: {its[-1]}", file=sys.stderr)
             text = (page if page.exists() else PAGE).read_text(encoding="utf-8")
-            for name in chosen:
-                beside = its if TRACKS[name].peer else []
-                text = with_line(text, line(name, found[name], beside, code, bool(args.quick)))
+            rows = [
+                line(name, found[name], its if TRACKS[name].peer else [], code, bool(args.quick))
+                for name in chosen
+            ]
+            for row in rows:
+                text = with_line(text, row)
             write_text(page, text)
-    print("\n".join(row for row in text.splitlines() if f"| {code} |" in row), flush=True)
+    print("\n".join(rows), flush=True)
+    if set(rows) - set(text.splitlines()):
+        print("speedrun: the board keeps lines of more seeds", file=sys.stderr)
 
 
 def tokens_of(track: Track, ours: Ours, quick: Path | None) -> Path:
@@ -242,6 +249,8 @@ def median(values: Sequence[float]) -> str:
 def with_line(page: str, new: str) -> str:
     """The page with a line at the board's end, in the place of one of this track, machine, commit.
 
+    As it was, if that one is of more seeds: a run that is stopped early takes nothing away.
+
     Raises:
         UserError: the page has no board.
     """
@@ -252,14 +261,25 @@ def with_line(page: str, new: str) -> str:
     end = heads[0] + 2
     while end < len(lines) and lines[end].startswith("|"):
         end += 1
-    kept = [text for text in lines[heads[0] + 2 : end] if key(text) != key(new)]
+    rows = lines[heads[0] + 2 : end]
+    if any(key(row) == key(new) and seeds(row) > seeds(new) for row in rows):
+        return page
+    kept = [row for row in rows if key(row) != key(new)]
     return "\n".join((*lines[: heads[0] + 2], *kept, new, *lines[end:], ""))
 
 
 def key(row: str) -> tuple[str, ...]:
     """Track, machine, commit of a line."""
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    cells = cells_of(row)
     return cells[0], cells[-3], cells[-1]
+
+
+def seeds(row: str) -> int:
+    return int(cells_of(row)[5])
+
+
+def cells_of(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
 
 
 if __name__ == "__main__":

@@ -102,6 +102,12 @@ def test_a_line_takes_the_place_of_its_own_older_one_alone() -> None:
     better = first.replace("1.8600", "1.8500")
     newer = with_line(page, better)
     assert board(newer)[-3:] == [other, elsewhere, better]
+    three = line("to_1.88", 3 * [Result(10.0, 5.0, 1.86)], [], "abc", small=False)
+    more = with_line(newer, three)
+    assert board(more)[-3:] == [other, elsewhere, three]
+    assert with_line(more, better) == more  # of a run that was stopped after a seed
+    again = three.replace("1.8600", "1.8400")
+    assert board(with_line(more, again))[-1] == again
     with pytest.raises(UserError, match="has no board"):
         with_line("# Speed-run\n", better)
 
