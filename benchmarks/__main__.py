@@ -114,13 +114,14 @@ def measure(args: argparse.Namespace, chosen: list[str]) -> None:
 
 
 def keep(results: Path, shown: Path, section: str, found: dict[str, Any]) -> None:
-    """Put a section's figures in the place of its older ones, and write the page anew."""
+    """Put a section's figures in the place of its older ones, and no others into the page."""
     known = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     # what an older version of this program wrote has no turns
     known = {name: kept for name, kept in known.items() if "turns" in kept} | {section: found}
     older = shown.read_text(encoding="utf-8") if shown.exists() else ""
     write_text(results, json.dumps(known, indent=1) + "\n")
-    write_text(shown, page.render(known, SECTIONS, older))
+    # the page is in git, and may have other sections from a machine that measured them later
+    write_text(shown, page.render({section: found} if older else known, SECTIONS, older))
 
 
 def about(section: str, args: argparse.Namespace, turns: int, seconds: float) -> dict[str, str]:

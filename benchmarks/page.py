@@ -26,7 +26,8 @@ character: every window of the context's length once, for both sides by the same
 - start: the quick start on all cores. Before its first step theirs scores 20 batches of each split.
 - saving: the loop of the stage `train` on the quick start, bare and as it is, with journal, saves,
   MLflow and progress bar. A save is what a training with many of them takes longer, divided by
-  their number; the logging that goes with it is in there.
+  their number; the logging that goes with it is in there, and that the run is opened in MLflow, but
+  not MLflow's import, which is done in a training before.
 - generation: texts of nanoGPT's small model, 6 layers, 6 heads, 384 wide, a context of 256, on one
   core in float32; drawing and decoding are in there. "bfloat16" is of the matrix products, those of
   transformers too; nanoGPT's sample.py has none on a CPU. Within the context a text grows from 1

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import gpu, page
-from benchmarks.__main__ import PAGE, SECTIONS
+from benchmarks.__main__ import PAGE, SECTIONS, keep
 from benchmarks.measures import CONTEXT, LONGER, QUICK, Bench, Figure, reaching, short
 from benchmarks.processes import run
 from benchmarks.sides import QUICK_START, Ours, Theirs, Training
@@ -259,6 +259,19 @@ def test_a_section_that_is_not_run_stays_as_it_is() -> None:
     assert page.render(newer, SECTIONS, older) == older.replace("s | 1 | 2", "s | 3 | 6").replace(
         "steps | m | s | 3 | 6", "steps | m | s | 1 | 2"
     )
+
+
+def test_a_section_of_another_machine_stays_where_older_results_lie_here(tmp_path: Path) -> None:
+    results, shown = tmp_path / "results.json", tmp_path / "page.md"
+    about = {"command": "`make bench`"}
+    own, theirs, new = ({"about": about, "turns": [[figure("s", n, 9)]]} for n in (1, 2, 3))
+    keep(results, shown, "steps", own)
+    shown.write_text(page.render({"steps": theirs}, SECTIONS, ""))  # as git brought it since
+    keep(results, shown, "start", new)
+    assert shown.read_text() == page.render({"steps": theirs, "start": new}, SECTIONS, "")
+    shown.unlink()
+    keep(results, shown, "start", new)
+    assert shown.read_text() == page.render({"steps": own, "start": new}, SECTIONS, "")
 
 
 def test_the_page_is_in_the_form_that_it_is_written_in() -> None:
