@@ -11,6 +11,8 @@ from contextlib import ExitStack, chdir, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from nanogpt.commands.export import open_model
 from nanogpt.common.errors import UserError
 from nanogpt.common.files import write_text
@@ -26,13 +28,14 @@ from nanogpt.scoring.blocks import Scores, score
 from nanogpt.scoring.page import code, differences, side_by_side, table
 from nanogpt.scoring.paired import paired
 from nanogpt.scoring.seen import seen
-from nanogpt.settings import Settings, load
+from nanogpt.settings import Fields, Settings, load
 from nanogpt.text.documents import Piece, documents, pieces
 from nanogpt.text.prompt import answer, go_on, read_prompt
 from nanogpt.text.raw import Reading, is_readable
 from nanogpt.text.samples import Question, questions
+from nanogpt.text.talks.chat import Conversation
 from nanogpt.text.talks.template import open_template
-from nanogpt.text.tokens import HeldOut, Tokens, open_tokens
+from nanogpt.text.tokens import STARTS, HeldOut, Tokens, open_tokens
 from nanogpt.text.words import tokenizer
 from nanogpt.tracking.versions import compared
 from nanogpt.tracking.versions.names import PREFIX, look_up, name_of
@@ -40,6 +43,12 @@ from nanogpt.training.publish import made
 
 CONFIDENCE = 0.95
 AS_IT_IS = Reading(text_field="text", separator=None, newlines="keep", bad_documents="refuse")
+# how conversations stand in a file, as `make recipe` looks for them
+TALKS = tuple(
+    AS_IT_IS.model_copy(update={"text_field": field})
+    for field in ("messages", Fields(messages="conversations"), ("prompt", "completion"))
+)
+HINT = "name the right one in download.text_field"
 
 
 @dataclass(frozen=True)
@@ -102,23 +111,43 @@ def compare(a: str, b: str, text: Path | None, recipe: Path | None, out: Path | 
 
 
 def read_text(path: Path) -> HeldOut:
-    """A file's text, by its kind as a corpus of one's own; of any other kind it is one document.
+    """A file's texts or conversations, by its kind as a corpus of one's own; else one document.
 
     Raises:
         UserError: it is not there, or not UTF-8.
     """
     if not path.is_file():
         raise UserError(f"--text {path} is no file that is there, seen from {Path.cwd()}")
-    size = path.stat().st_size
+    size, folder, reading = path.stat().st_size, path.parent, AS_IT_IS
+    parts = [Piece(path.name, 0, size, size)]
     if is_readable(path.name):
-        parts = [*pieces(path.parent, AS_IT_IS, [File(name=path.name, bytes=size, sha256="")])]
-    else:
-        parts = [Piece(path.name, 0, size, size)]
-    read = documents(path.parent, AS_IT_IS, *parts)
-    found = [document for document in read if isinstance(document, str)]
-    if not found:
+        file = File(name=path.name, bytes=size, sha256="")
+        parts = [*pieces(folder, AS_IT_IS, [file])]
+        reading = _reading(folder, *parts[:1])
+    try:
+        found = [*documents(folder, reading, *parts)]
+    except UserError as error:
+        there = "a text is to stand in 'text', or a conversation in 'messages'"
+        raise UserError(str(error).replace(HINT, there)) from None
+    talks = [one.to_json().encode() for one in found if isinstance(one, Conversation)]
+    if talks:
+        starts = np.cumsum([0, *map(len, talks)], dtype=STARTS)[:-1]
+        return HeldOut(
+            path.name, b"".join(talks), starts, conversations=np.ones(len(talks), np.bool_)
+        )
+    plain = [document for document in found if isinstance(document, str)]
+    if not plain:
         raise UserError(f"--text {path} has no text; name another file")
-    return HeldOut.of(path.name, *found)
+    return HeldOut.of(path.name, *plain)
+
+
+def _reading(folder: Path, *first: Piece) -> Reading:
+    """In which fields a file has its first document; those of texts, if nothing is there."""
+    for reading in (AS_IT_IS, *TALKS):
+        with suppress(UserError):
+            if next(documents(folder, reading, *first), None) is not None:
+                return reading
+    return AS_IT_IS
 
 
 def _recipe(model: str) -> Path | None:

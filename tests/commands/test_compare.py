@@ -64,6 +64,35 @@ def test_a_long_file_is_one_document(here: Path, monkeypatch: pytest.MonkeyPatch
     assert (found.starts.tolist(), found.data) == ([0], TEXT.encode())
 
 
+TALK = '[{"role": "user", "content": "3 + 4?"}, {"role": "assistant", "content": "7"}]'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'{{"messages": {TALK}}}',
+        '{"conversations": [{"from": "human", "value": "3 + 4?"}, {"from": "gpt", "value": "7"}]}',
+        '{"prompt": "3 + 4?", "completion": "7"}',
+    ],
+)
+def test_a_file_of_conversations_is_read_as_such(here: Path, run: Run, line: str) -> None:
+    (here / "talks.jsonl").write_text(f"{line}\n{line}\n")
+    found = read_text(here / "talks.jsonl")
+    assert (found.document(1).decode(), [*found.talks()]) == (TALK, [0, 1])
+    ended, said = run("compare", "a", "b", "--text", "talks.jsonl")
+    assert (ended, "a has no chat template; name a model that was" in said) == (2, True)
+
+
+def test_fields_that_say_nothing_are_named_with_those_that_are_read(here: Path, run: Run) -> None:
+    (here / "odd.jsonl").write_text('{"words": "To be"}\n')
+    ended, said = run("compare", "a", "b", "--text", "odd.jsonl")
+    assert (ended, "words ('To be'); a text is to stand in 'text'" in said) == (
+        2,
+        True,
+    )
+    assert "download.text_field" not in said
+
+
 def test_a_model_is_no_better_than_itself(here: Path, run: Run) -> None:
     page = run("compare", "a", "a", "--text", "text.txt")[1]
     assert "B is **0.0 % better, 95 % interval 0.0 to 0.0 %**" in page

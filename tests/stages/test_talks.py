@@ -14,7 +14,7 @@ from nanogpt.text.words import tokenizer
 from tests.kit import talks
 from tests.kit.brought import base_json
 from tests.kit.left_behind import everything
-from tests.kit.recipes import Recipe
+from tests.kit.recipes import Recipe, Run
 from tests.stages.test_finetune import OF_BASE, STAGES
 from tests.stages.test_train import kill_after_a_save, state
 from tests.text.test_template import CHATML, TALK, theirs
@@ -98,6 +98,18 @@ def test_the_model_talks_by_its_template_elsewhere_too(done: Recipe) -> None:
         SPECIAL.index(end) for end in SPECIAL if "start" not in end
     ]
     assert "| documents | conversations; loss on: assistant |" in (folder / "README.md").read_text()
+
+
+def test_two_models_are_compared_on_a_file_of_conversations(
+    done: Recipe, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done.folder)
+    words = "data/test/model", "base", "--recipe=.", "--text=talks.jsonl"
+    code, page = run("compare", *words)
+    assert code == 0, page
+    assert "Against A, B is **" in page
+    assert "worse" in page.partition("Against A")[2].partition("\n")[0]
+    assert "The text: `talks.jsonl`, " in page
 
 
 def test_mlflow_s_model_answers(done: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
