@@ -21,6 +21,11 @@ MIB = 2**20 if sys.platform == "darwin" else 2**10  # in the system's unit of ru
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def python_path() -> str:
+    """This checkout's packages first, then what PYTHONPATH names: torch may be there alone."""
+    return os.pathsep.join([os.fspath(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def check_given(text: Path | None, peer: Path | None, needed: Iterable[str]) -> None:
     """Refuse a TEXT= or a PEER= that is not there.
 
@@ -58,7 +63,7 @@ def run(*command: str, cwd: Path, cores: int = CORES, **environment: str) -> Fin
         OSError: it failed otherwise; the message has the end of what it printed.
     """
     words = [sys.executable, *command]
-    threads = {"OMP_NUM_THREADS": str(cores), "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    threads = {"OMP_NUM_THREADS": str(cores), "PYTHONPATH": python_path(), "PYTHONUNBUFFERED": "1"}
     with _pinned(cores):
         began, clock = time.time(), time.perf_counter()
         process = subprocess.Popen(

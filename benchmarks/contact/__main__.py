@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.about import commit
-from benchmarks.processes import ROOT, check_given
+from benchmarks.processes import ROOT, check_given, python_path
 from nanogpt.common.errors import UserError
 
 RESULTS = ROOT / "data/bench/gpu.json"
 PAGE = ROOT / "docs/gpu.md"
 SPARE = 10  # seconds that are kept for the end
+TAIL = 40  # lines of what a line of the page said before it broke off
 ANSWER = 120  # seconds: a driver that hangs says nothing at all
 ASK = """
 import torch
@@ -155,10 +156,10 @@ def older(version: str, least: tuple[int, int]) -> bool:
 
 def run(name: str, args: argparse.Namespace, seconds: float) -> list[dict[str, Any]]:
     """The checks of a line: those that it came to, and how it ended if that was not well."""
-    limit = 60.0 * LINES[name][0]
-    if seconds < limit / 3:
+    own = 60.0 * LINES[name][0]
+    if seconds < own / 3:
         return [not_run("no time was left")]
-    limit = min(limit, seconds)
+    limit = min(own, seconds)
     given = {
         "device": "cpu" if args.quick else "cuda",
         "began": time.time(),
@@ -170,25 +171,30 @@ def run(name: str, args: argparse.Namespace, seconds: float) -> list[dict[str, A
     process = subprocess.Popen(
         words,
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.fspath(ROOT)},
+        env=os.environ | {"PYTHONPATH": python_path()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
         start_new_session=True,  # Ctrl-C reaches it by way of us alone
     )
+    late = False
     try:
         said, errors = process.communicate(timeout=limit)
         fault = "" if process.returncode == 0 else last_words(errors, process.returncode)
     except subprocess.TimeoutExpired:
         stop(process)
-        said, _ = process.communicate()
-        fault = f"it was not done within {limit:.0f} s"
+        said, errors = process.communicate()
+        late, fault = True, f"it was not done within {limit:.0f} s"
     except BaseException:
         stop(process)
         process.communicate()
         raise
     checks = list(printed(said))
+    if fault:  # of which the page has one line, and the next look at a GPU may be far
+        print("\n".join(errors.splitlines()[-TAIL:]), file=sys.stderr, flush=True)
+    if late and limit < own:  # it had time enough, and MINUTES= took it
+        return [*checks, not_run(f"{fault}, all that was left of MINUTES=", "the rest of it")]
     if fault.startswith("ModuleNotFoundError"):
         return [*checks, not_run(fault)]
     if fault:
@@ -220,8 +226,8 @@ def last_words(errors: str, code: int) -> str:
     return next((line for line in reversed(lines) if "Error" in line), f"it ended with {code}")
 
 
-def not_run(why: str) -> dict[str, Any]:
-    return {"what": "all of it", "found": "", "wanted": "", "result": f"not run: {why}"}
+def not_run(why: str, what: str = "all of it") -> dict[str, Any]:
+    return {"what": what, "found": "", "wanted": "", "result": f"not run: {why}"}
 
 
 def keep(results: Path, page: Path, name: str, found: dict[str, Any]) -> None:

@@ -122,7 +122,8 @@ def speed(asked: Asked) -> Iterator[Check]:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     data = noise(100_000 if asked.quick else 10_000_000)
     plain = {"deterministic": False}
-    ours = train(asked.settings(LARGE, 16, train={"log_interval": 2}, machine=plain), data)
+    settings = asked.settings(LARGE, 16, train={"log_interval": 2}, machine=plain)
+    ours = train(settings, data, scores=False)
     tokens = ours.settings.train.batch_size * ours.settings.model.context
     per_second = tokens / ours.step_seconds
     yield Check("tokens a second, GPT-2 124M", f"{per_second:,.0f}")
@@ -145,7 +146,7 @@ def speed(asked: Asked) -> Iterator[Check]:
         ("as the recipe is, with that and 50,257 entries", 50257),
     ):
         settings = asked.settings(LARGE, 12, train={"log_interval": 2})
-        also = train(settings, replace(data, vocabulary=entries))
+        also = train(settings, replace(data, vocabulary=entries), scores=False)
         yield Check(f"tokens a second {what}", f"{tokens / also.step_seconds:,.0f}")
         also.model = None
         gc.collect()
@@ -297,6 +298,7 @@ def packed(asked: Asked) -> Iterator[Check]:
 def launches(asked: Asked) -> Iterator[Check]:
     """How many kernels a step of the small model starts."""
     counts = []
+    what = "kernels and copies in a step of `shakespeare_gpu`"
     for steps in (10, 10, 20):  # the first compiles, and tries kernels
         settings = asked.settings(SMALL, steps)
         activities = [torch.profiler.ProfilerActivity.CPU]
@@ -304,11 +306,13 @@ def launches(asked: Asked) -> Iterator[Check]:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         with torch.profiler.profile(activities=activities) as profile:
             train(settings, together(code()))
-        kinds = [str(event.device_type) for event in profile.events() or []]
-        counts.append(sum(kind.endswith("CUDA") for kind in kinds))
-    yield Check(
-        "kernels and copies in a step of `shakespeare_gpu`", f"{(counts[2] - counts[1]) / 10:.0f}"
-    )
+        # torch names some stretches of time, such as an optimizer's step, on the device as well
+        there = [event for event in profile.events() or [] if not event.is_user_annotation]
+        counts.append(sum(str(event.device_type).endswith("CUDA") for event in there))
+    if asked.device == "cuda" and not counts[2]:  # as without the right to count on this machine
+        yield Check(what, "", "", "not run: torch's profiler sees no kernel here")
+        return
+    yield Check(what, f"{(counts[2] - counts[1]) / 10:.0f}")
 
 
 def apart(what: str, one: Ran, other: Ran) -> Check:

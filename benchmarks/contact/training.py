@@ -4,6 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from benchmarks.processes import ROOT
 from nanogpt import optim
 from nanogpt.architecture import GPTConfig
 from nanogpt.batches import Text, Windows, borders
+from nanogpt.common.errors import Stopped
 from nanogpt.machine.distributed import World, join
 from nanogpt.model import GPT
 from nanogpt.settings import FromScratch, load
@@ -83,8 +85,12 @@ def train(
     keeps: bool = False,
     clock: Callable[[], float] = time.perf_counter,
     made: Callable[[World], World] = lambda world: world,
+    scores: bool = True,
 ) -> Ran:
-    """Train from the start, or go on from a save; `keeps` the saves; `made` changes the world."""
+    """Train from the start, or go on from a save; `keeps` the saves; `made` changes the world.
+
+    If it is not to score its end, torch.compile has nothing to compile for that either.
+    """
     world = made(join(settings.machine, trains=True))
     torch.manual_seed(settings.seed)
     shape = settings.model.model_dump()
@@ -116,8 +122,10 @@ def train(
 
     windows = Windows(data.train, settings.model.context)
     bits = lambda loss, part: loss / math.log(2)  # noqa: E731
-    hooks = Hooks(record, save, bits)
-    Trainer(model, optimizers, windows, data.val, settings, world, progress, hooks).fit()
+    stop = lambda: int(not scores and progress.step >= settings.train.steps)  # noqa: E731
+    hooks = Hooks(record, save, bits, stop)
+    with suppress(Stopped):
+        Trainer(model, optimizers, windows, data.val, settings, world, progress, hooks).fit()
     return ran
 
 

@@ -16,6 +16,7 @@ import pytest
 from benchmarks.contact import __main__ as contact
 from benchmarks.contact import lines
 from benchmarks.contact.asked import Asked
+from benchmarks.processes import run
 from tests.kit.fake_nanogpt import make_peer
 from tests.kit.recipes import ROOT
 
@@ -88,6 +89,36 @@ def test_a_line_that_breaks_off_keeps_what_it_found(
     assert ended in found[-1].get("found", "")
 
 
+def test_a_line_that_MINUTES_cuts_short_has_not_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what it said last is told: the page has one line of it."""
+    popen = subprocess.Popen
+    code = "import sys; print('loading', file=sys.stderr, flush=True)\nwhile True: pass"
+    replaced = lambda words, **more: popen([sys.executable, "-uc", code], **more)  # noqa: E731
+    monkeypatch.setattr(subprocess, "Popen", replaced)
+    monkeypatch.setattr(contact, "LINES", {"numbers": (5 / 60, "")})
+    (found,) = contact.run("numbers", Namespace(quick=True, text=None, peer=None), seconds=2)
+    assert found["what"] == "the rest of it"
+    assert found["result"].startswith("not run: it was not done within 2 s, all that was left of M")
+    assert "loading" in capsys.readouterr().err
+
+
+def test_packages_that_only_PYTHONPATH_names_are_there_for_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine without a network, to which they were carried in a folder."""
+    (tmp_path / "carried.py").touch()
+    popen, code = subprocess.Popen, 'import benchmarks, carried, json; print(\'{"result": "x"}\')'
+    replaced = lambda words, **more: popen([sys.executable, "-c", code], **more)  # noqa: E731
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    peer = run("-c", "import benchmarks, carried; print('peer')", cwd=tmp_path)
+    assert peer.text == "peer\n"
+    monkeypatch.setattr(subprocess, "Popen", replaced)
+    (found,) = contact.run("numbers", Namespace(quick=True, text=None, peer=None), seconds=60)
+    assert found == {"result": "x"}
+
+
 def test_what_a_line_started_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     code = """if True:
         import json, subprocess
@@ -123,7 +154,7 @@ def test_what_torch_looks_for_once_is_set_before_the_first_product(
     """Else the second training of the line is refused: it is to sum in order, the first is not."""
     found: list[str | None] = []
 
-    def train(*_: object) -> None:
+    def train(*_: object, **__: object) -> None:
         found.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
         raise InterruptedError
 
