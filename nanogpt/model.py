@@ -107,11 +107,22 @@ class Cache:
 
     Args:
         tokens: how many each can hold; rounded up to whole blocks.
+        compute: type of the model's products, in which attention computes on a GPU; else it does
+            in float32.
     """
 
-    def __init__(self, config: GPTConfig, rows: int, tokens: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: GPTConfig,
+        rows: int,
+        tokens: int,
+        device: torch.device,
+        compute: torch.dtype = torch.float32,
+    ) -> None:
         shape = (config.n_layer, rows, 2 * config.n_kv_head, blocks(tokens), config.head_dim)
-        self.store = torch.zeros(shape, device=device)  # what a mask hides has to be finite, too
+        dtype = compute if device.type == "cuda" else torch.float32
+        # what a mask hides has to be finite, too
+        self.store = torch.zeros(shape, device=device, dtype=dtype)
         self.lengths = torch.zeros(rows, dtype=torch.long)  # on the CPU, which decides by them
         self.where = torch.zeros(0)
 
@@ -151,7 +162,7 @@ class Cache:
             self.longest = blocks(self.longest)
         hidden = torch.arange(self.longest) > positions[:, None, :, None]
         # what is added to scores: of truth values attention would make this in each layer
-        mask = torch.zeros(hidden.shape).masked_fill_(hidden, -math.inf)
+        mask = torch.zeros(hidden.shape, dtype=self.store.dtype).masked_fill_(hidden, -math.inf)
         return positions.to(device), mask.to(device)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

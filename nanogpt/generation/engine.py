@@ -78,7 +78,7 @@ class Engine:
         self.ends = {*own, tokenizer.eot} - {None}
         never = [i for i in range(config.vocab_size) if i not in tokenizer.ids]
         self.never = torch.tensor(never, dtype=torch.long, device=self.drawing)
-        self.cache = Cache(config, 0, 0, self.device)
+        self.cache = Cache(config, 0, 0, self.device, model.head.compute)
         self.rows: list[Row] = []  # each at its place in the cache
         self.waiting: deque[Text] = deque()
 

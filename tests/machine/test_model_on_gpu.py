@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from nanogpt import model as model_file
-from nanogpt.model import Linear
+from nanogpt.model import Cache, Linear
 from tests.test_model import POSITIONS, SHAPES, random_model
 
 
@@ -62,3 +63,37 @@ def test_flex_attention_is_asked_for_what_its_kernels_do(
     ids = torch.zeros(1, tokens, dtype=torch.long).as_subclass(OnGpu)
     model.read(ids, positions=torch.arange(tokens)[None])
     assert asked == [flex]
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama, grouped heads, tied"])
+def test_what_was_read_is_kept_in_the_type_of_the_products(
+    shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32 it took twice the memory, and attention multiplied in float32."""
+    model, asked = random_model(SHAPES[shape]), set()
+    for module in model.modules():
+        if isinstance(module, Linear):
+            module.compute = torch.bfloat16
+    attend = functional.scaled_dot_product_attention
+
+    def spy(q: Any, k: Any, v: Any, mask: Any, *rest: Any, **more: Any) -> torch.Tensor:
+        asked.update(t.dtype for t in (q, k, v, mask) if t is not None)
+        return attend(q, k, v, mask, *rest, **more)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", spy)
+    with FakeTensorMode():
+        there = Cache(model.config, 2, 32, torch.device("cuda"), torch.bfloat16)
+    cache = Cache(model.config, 2, 32, torch.device("cpu"))
+    assert (there.store.dtype, cache.store.dtype) == (torch.bfloat16, torch.float32)
+    cache.store = cache.store.to(there.store.dtype)
+    ids = torch.randint(85, (2, 32))
+    with torch.no_grad():
+        whole = model(ids)
+        asked.clear()
+        parts = [
+            model(part.as_subclass(OnGpu), cache=cache).as_subclass(torch.Tensor)
+            for part in ids.split([20] + 12 * [1], dim=1)
+        ]
+    assert asked == {torch.bfloat16}
+    atol = 0.05 * whole.abs().max().item()
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=0, atol=atol)
