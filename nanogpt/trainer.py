@@ -87,7 +87,9 @@ class Trainer:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         half = world.compute == torch.float16
         self.guard = Guard(progress.guard, self.train.max_skips, half, world.device)
-        self.peak = peak_flops(world.device)
+        # of all processes, whose GPUs may be of several kinds; NaN: one of them is not known
+        own = torch.tensor(peak_flops(world.device) or math.nan, device=world.device)
+        self.peak = world.sum(own).item()
         self.passes = pass_count(settings, model.config.vocab_size, world)
         self.ahead: Share | None = None  # what the next step trains on, once one is made
         self.sums = _carried(progress, world)
@@ -155,7 +157,8 @@ class Trainer:
         self.progress.step += 1
         self.progress.pending += 1
         self.timed_steps += 1
-        self.ahead = self._share(self.progress.step)  # a GPU is still busy with this step
+        last = self.progress.step >= self.train.steps
+        self.ahead = None if last else self._share(self.progress.step)  # while a GPU is still busy
 
     def _accumulate(self) -> tuple[Tensor, int]:
         """Add up the gradient of the global batch's mean loss; this process's part of it.
@@ -244,9 +247,9 @@ class Trainer:
             seconds = (time.perf_counter() - self.clock) / self.timed_steps
             speed = self.train.batch_size * self.context / seconds
             metrics |= {"tokens_per_second": speed, "step_ms": 1000 * seconds}
-            if self.peak:
+            if not math.isnan(self.peak):
                 flops = self.model.flops_per_token(self.context)
-                metrics["mfu"] = flops * speed / (self.peak * world.size)
+                metrics["mfu"] = flops * speed / self.peak
         self.hooks.record(progress.step, metrics)
         self.sums.zero_()
         progress.pending = 0

@@ -14,7 +14,7 @@ from nanogpt.architecture import GPTConfig
 from nanogpt.batches import Text, Windows, borders
 from nanogpt.common.errors import Stopped, UserError
 from nanogpt.evaluation import measures, total_loss, window_total
-from nanogpt.machine.distributed import join
+from nanogpt.machine.distributed import World, join
 from nanogpt.model import GPT
 from nanogpt.optim import orthogonal
 from nanogpt.settings import Settings
@@ -382,6 +382,30 @@ def test_told_to_stop_it_saves_and_goes_on_as_if_nothing_had_been() -> None:
         assert torch.equal(tensor, stopped.saves[-1]["tensors"][name]), name
     for name in ("train_loss", "learning_rate", "grad_norm", "val_loss"):
         assert stopped.curve(name) == whole.curve(name)
+
+
+def test_no_batch_is_made_that_no_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    share, made = Windows.share, []
+
+    def counted(windows: Windows, seed: int, step: int, *rest: int) -> Any:
+        made.append(step)
+        return share(windows, seed, step, *rest)
+
+    monkeypatch.setattr(Windows, "share", counted)
+    Training(quick(train__steps=6)).run()
+    assert made == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("other", "known"), [(312e12, True), (math.nan, False)])
+def test_utilisation_is_of_all_gpus_of_whatever_kind(
+    monkeypatch: pytest.MonkeyPatch, other: float, known: bool
+) -> None:
+    monkeypatch.setattr("nanogpt.trainer.peak_flops", lambda device: 989e12)
+    monkeypatch.setattr(World, "sum", lambda world, t: t if t.ndim else t + other)
+    training = Training(quick(train__steps=6)).run()
+    flops = training.model.flops_per_token(training.settings.model.context)
+    speeds = training.curve("tokens_per_second") if known else []
+    assert training.curve("mfu") == pytest.approx([flops * s / 1301e12 for s in speeds])
 
 
 def test_every_token_is_scored_once() -> None:

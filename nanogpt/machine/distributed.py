@@ -278,7 +278,8 @@ def _compiles(machine: Machine, device: torch.device) -> bool:
     help = "it needs a C++ compiler and Python's headers (Debian: apt install g++ python3-dev)"
     if machine.compile is True:
         raise UserError(f"machine.compile: {said}; {help}, or say auto or false")
-    print(f"train: {said}, so the training goes without and is slower; {help}", file=sys.stderr)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # it is so for all processes of this machine
+        print(f"train: {said}, so the training goes without and is slower; {help}", file=sys.stderr)
     return False
 
 

@@ -78,8 +78,12 @@ def measure(config: GPTConfig, settings: FromScratch, world: World) -> Speed:
         if "step_ms" in metrics:
             times.append(metrics["step_ms"] / 1000)
 
+    progress = Progress()
+
     def stop() -> int:
-        return int(len(times) > WARM and sum(times) > SECONDS)
+        # before the end is scored, for which torch.compile would compile once more
+        done = progress.step >= steps
+        return int(done or (len(times) > WARM and sum(times) > SECONDS))
 
     trainer = Trainer(
         model,
@@ -88,7 +92,7 @@ def measure(config: GPTConfig, settings: FromScratch, world: World) -> Speed:
         Text(text.ids[: context + 1]),
         short,
         world,
-        Progress(),
+        progress,
         Hooks(record, lambda progress: None, lambda loss, part: math.nan, stop),
     )
     with suppress(Stopped):

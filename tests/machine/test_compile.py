@@ -38,11 +38,15 @@ def test_compile_is_used_where_it_works(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(distributed, "compile_fault", lambda _: fault)
+    monkeypatch.setenv("LOCAL_RANK", "1")
     machine = quick(machine__compile=asked).machine
     if compiles is None:
         with pytest.raises(UserError, match=r"No working C\+\+ compiler .* apt install g\+\+"):
             distributed._compiles(machine, torch.device(device))
         return
+    assert distributed._compiles(machine, torch.device(device)) == compiles
+    assert not capsys.readouterr().err  # one process of a machine says it
+    monkeypatch.delenv("LOCAL_RANK")
     assert distributed._compiles(machine, torch.device(device)) == compiles
     said = capsys.readouterr().err
     assert said.startswith(f"train: torch.compile does not work here ({FAULT})") == (
