@@ -41,6 +41,7 @@ SHORTEST = 64  # the shortest context that a message proposes
 # bytes that a CPU's first step of each kind takes for good, beside tensors: code that is read from
 # libraries, and that oneDNN makes for each shape of a product
 KERNELS = 64 << 20
+DEEP = 16  # layers; to count one takes a tenth of a second
 # what a CPU takes for each byte that a step needs besides what stays: the rest is holes (lab book)
 MARGIN = 1.65
 
@@ -49,8 +50,16 @@ def estimate(config: GPTConfig, settings: Settings, world: World) -> int:
     """Bytes that a process takes at the peak of a training, beside what it has before it.
 
     Of weights, moments, what a save copies of both on a CPU, a validation's pass, and the passes
-    and the update of a step. What torch.compile spares is not known to it.
+    and the update of a step. What torch.compile spares is not known to it. Where the
+    weights alone are too many, DEEP layers are counted, and half of them: each more takes as much.
     """
+    if config.n_layer <= DEEP or 4 * _weights(config) // world.size <= available(world.device):
+        return _counted(config, settings, world)
+    whole, half = (_counted(replace(config, n_layer=n), settings, world) for n in (DEEP, DEEP // 2))
+    return whole + (config.n_layer - DEEP) * (whole - half) // (DEEP - DEEP // 2)
+
+
+def _counted(config: GPTConfig, settings: Settings, world: World) -> int:
     train, context = settings.train, settings.model.context
     config = replace(config, context=context, dropout=settings.model.dropout)
     passes = pass_count(settings, config.vocab_size, world)
@@ -251,11 +260,16 @@ def _with(settings: Settings, section: str, **changes: Any) -> Settings:
 def _at_most(config: GPTConfig, settings: Settings) -> int:
     """More bytes than any training of this shape takes, or nearly so."""
     c, context = config, settings.model.context
-    layer = c.n_embd * (2 * (c.n_head + c.n_kv_head) * c.head_dim + 3 * c.n_inner)
-    weights = c.n_layer * layer + c.vocab_size * c.n_embd * (1 if c.tied else 2)
     tokens = max(context * settings.train.batch_size, TOKENS_AT_ONCE)
     token = c.n_layer * (40 * c.n_embd + 8 * c.n_inner + 4 * c.n_head * context) + 4 * c.vocab_size
-    return 40 * weights + 4 * token * tokens
+    return 40 * _weights(config) + 4 * token * tokens
+
+
+def _weights(config: GPTConfig) -> int:
+    """Parameters, or nearly so many."""
+    c = config
+    layer = c.n_embd * (2 * (c.n_head + c.n_kv_head) * c.head_dim + 3 * c.n_inner)
+    return c.n_layer * layer + c.vocab_size * c.n_embd * (1 if c.tied else 2)
 
 
 def _gib(size: int) -> str:

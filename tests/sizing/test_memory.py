@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,29 @@ def big(**changes: Any) -> tuple[GPTConfig, Settings]:
     settings = settings_of(config, **({"train__batch_size": 16} | changes))
     download = settings.download.model_copy(update={"base": "gpt2"})
     return config, settings.model_copy(update={"download": download})
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_of_a_deep_model_that_cannot_fit_some_layers_are_counted(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, settings = big()
+    config = replace(config, n_layer=memory.DEEP + 5)
+    train = settings.train.model_copy(update={"optimizer": optimizer})
+    settings = settings.model_copy(update={"train": train})
+    world = join(settings.machine)
+    monkeypatch.setattr(memory, "available", lambda device: 1 << 50)
+    whole, layers = memory.estimate(config, settings, world), list[int]()
+    monkeypatch.setattr(memory, "available", lambda device: 1 << 28)
+    counted = memory._counted
+
+    def told(config: GPTConfig, *given: Any) -> int:
+        layers.append(config.n_layer)
+        return counted(config, *given)
+
+    monkeypatch.setattr(memory, "_counted", told)
+    assert memory.estimate(config, settings, world) == pytest.approx(whole, rel=1e-6)
+    assert layers == [memory.DEEP, memory.DEEP // 2]
 
 
 def test_a_machine_too_small_is_told_what_would_fit(monkeypatch: pytest.MonkeyPatch) -> None:
