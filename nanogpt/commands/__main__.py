@@ -52,7 +52,13 @@ def main() -> None:
         os.execve(sys.executable, command, environment)
     name = next((word for word in sys.argv[1:] if not word.startswith("-")), "nanogpt")
     with one_line(name):
-        app(prog_name="nanogpt")
+        try:
+            app(prog_name="nanogpt")
+        except SystemExit as end:
+            # typer makes a bare exit code of Ctrl-C; who ends so himself has said why
+            if end.__context__ and isinstance(end.__context__.__cause__, KeyboardInterrupt):
+                print(f"{name}: stopped", file=sys.stderr, flush=True)
+            raise
 
 
 if __name__ == "__main__":
