@@ -197,7 +197,9 @@ class Trainer:
 
     def _validate(self) -> float:
         """Score the whole validation split, and save; the loss in bits per byte."""
-        progress, paused = self.progress, time.perf_counter()
+        progress = self.progress
+        self.sums.tolist()  # waits for the device: what it still does of steps is no part of this
+        paused = time.perf_counter()
         return_freed_memory()
         by_part = ByPart(self.val_text)
         share = math.ceil(window_total(self.val_text, self.context) / self.world.size)

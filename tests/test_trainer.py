@@ -1,6 +1,7 @@
 """The loop on real text: what the loss must not depend on, and what stops it."""
 
 import math
+import time
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from nanogpt import optim
+from nanogpt import trainer as trainer_file
 from nanogpt.architecture import GPTConfig
 from nanogpt.batches import Text, Windows, borders
 from nanogpt.common.errors import Stopped, UserError
@@ -394,6 +396,32 @@ def test_no_batch_is_made_that_no_step_takes(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Windows, "share", counted)
     Training(quick(train__steps=6)).run()
     assert made == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_validation_between_two_points_takes_nothing_from_the_time_of_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A GPU is still busy with steps when the CPU comes to it."""
+    settings = quick(train__steps=6, train__log_interval=4, train__eval_interval=2)
+    carried, validate = trainer_file._carried, Trainer._validate
+
+    class Busy(torch.Tensor):
+        """Of a device that has half a second to go, when it is first waited for."""
+
+        left = 0.0
+
+        def tolist(self) -> Any:
+            time.sleep(Busy.left)
+            Busy.left = 0.0
+            return self.as_subclass(torch.Tensor).tolist()
+
+    def begin(trainer: Trainer) -> float:
+        Busy.left = 0.5 if trainer.progress.step == 2 else 0.0
+        return validate(trainer)
+
+    monkeypatch.setattr(trainer_file, "_carried", lambda *of: carried(*of).as_subclass(Busy))
+    monkeypatch.setattr(Trainer, "_validate", begin)
+    assert Training(settings).run().rows[4]["step_ms"] > 1000 * 0.5 / 4
 
 
 @pytest.mark.parametrize(("other", "known"), [(312e12, True), (math.nan, False)])
