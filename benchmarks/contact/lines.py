@@ -15,9 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,6 +23,7 @@ from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
 
 from benchmarks.contact.asked import Asked, Check, check, peer
+from benchmarks.contact.model import numbers
 from benchmarks.contact.training import (
     LARGE,
     SMALL,
@@ -36,57 +35,13 @@ from benchmarks.contact.training import (
     together,
     train,
 )
-from nanogpt.architecture import GPTConfig
 from nanogpt.machine.devices import peak_flops
 from nanogpt.machine.distributed import World, join
-from nanogpt.model import GPT
 from nanogpt.sizing import memory
 
 BEST = 1.4697  # nanoGPT's on tiny Shakespeare, by its README
 TINY = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"  # of tiny Shakespeare
 NEAR = 0.02  # nats, that rounding may make of a loss in these short trainings
-
-
-def numbers(asked: Asked) -> Iterator[Check]:
-    """The model computes what it computes on a CPU, and no token sees what is after it."""
-    for architecture in ("gpt2", "qwen3"):
-        shape = asked.settings(SMALL, 1, model={"dropout": 0.0}).model.model_dump()
-        shape["architecture"] = architecture
-        config = GPTConfig(vocab_size=65, head_dim=shape["n_embd"] // shape["n_head"], **shape)
-        torch.manual_seed(0)
-        model = GPT(config)
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(0.05 * torch.randn_like(p))
-        ids, targets = torch.randint(65, (2, 4, config.context))
-        expected = model(ids, targets).detach()
-        for compute, compiled in ((torch.float32, False), (torch.bfloat16, True)):
-            there = GPT(config, compute)
-            there.load_state_dict(model.state_dict())
-            run: Any = there.to(asked.device)
-            run = torch.compile(run, dynamic=False) if compiled and not asked.quick else run
-            changed = ids.clone()
-            changed[:, -1] = (changed[:, -1] + 1) % 65
-            place = partial(torch.Tensor.to, device=asked.device)
-            with torch.no_grad():
-                found, other = (run(place(some), place(targets)).cpu() for some in (ids, changed))
-            name = f"{architecture} in {str(compute).removeprefix('torch.')}"
-            far = (found - expected).abs().mean().item()
-            limit = 1e-4 if compute == torch.float32 else 0.05
-            yield check(
-                f"{name}: mean distance from a CPU's losses",
-                f"{far:.2g} nats",
-                f"under {limit}",
-                far < limit,
-            )
-            same = torch.equal(found[:, :-1], other[:, :-1])
-            seen = not torch.equal(found[:, -1], other[:, -1])
-            yield check(
-                f"{name}: a changed last token",
-                "changes its own loss alone" if same else "changes losses before it",
-                "its own loss alone",
-                same and seen,
-            )
 
 
 def repeats(asked: Asked) -> Iterator[Check]:
