@@ -32,6 +32,7 @@ from nanogpt.scaling.law import CONFIDENCE, Law, Point, bootstrap, check_enough,
 from nanogpt.scaling.promise import Promise, Rates, best, in_time, sizes_of
 from nanogpt.scaling.since import since
 from nanogpt.settings import FromScratch, Settings, load
+from nanogpt.sizing import memory, passes
 from nanogpt.sizing.count import config_of, count
 from nanogpt.sizing.dial import EPOCHS, once, tokens_of
 from nanogpt.sizing.made import how_made, own_tokens
@@ -96,6 +97,10 @@ def scale(
     now, there = made_by(world), [known(rung, tokens, folder) for rung in ladder]
     for warning in filter(None, (old, _others([done for done in there if done], now, folder))):
         print(f"scaling: {warning}", file=sys.stderr, flush=True)  # before hours go into the rest
+    # the last of a depth has its largest batch
+    for rung in {r.depth: r for r, done in zip(ladder, there, strict=True) if not done}.values():
+        config = config_of(rung.settings, size)
+        memory.check(config, passes.fit(config, rung.settings, world), world)
     folder.mkdir(parents=True, exist_ok=True)
     results = [_climb(rung, tokens, world, folder) for rung in ladder]
     points = [Point(r.matrices, r.tokens, r.bits_per_byte) for r in results]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from nanogpt.architecture import GPTConfig
 from nanogpt.common.errors import Stopped, UserError
 from nanogpt.machine.distributed import join
 from nanogpt.scaling import ladder, law, promise
@@ -171,6 +172,20 @@ def test_the_command_from_the_ladder_to_the_promise(
     assert re.search(r"depth [1-4], [\d.]+ \([\d.]+ to [\d.]+\) bits per byte", said), said
     code, said = run("scaling", tmp_path, "--depths=2,x")
     assert (code, "such as 2,3,4" in said) == (2, True)
+
+
+def test_what_does_not_fit_is_refused_before_any_is_trained(
+    tokenized: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(config: GPTConfig, *_: Any) -> None:
+        if config.n_layer > 2:
+            raise UserError("this training needs more")
+
+    shutil.copytree(tokenized, tmp_path, dirs_exist_ok=True, symlinks=True)
+    monkeypatch.setattr("nanogpt.sizing.memory.check", check)
+    code, said = run("scaling", tmp_path, "--depths=1,2,3", f"--largest={LARGEST}", "--seeds=1")
+    assert (code, "this training needs more" in said) == (2, True)
+    assert not (tmp_path / "data" / "test" / "scaling").exists()
 
 
 def test_a_base_or_no_tokens_are_refused(tmp_path: Path, run: Run) -> None:
