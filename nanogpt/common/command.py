@@ -29,7 +29,10 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 gc.set_threshold(50_000)
 
 FULL = re.compile("[Nn]o space left on device|disk is full|Disk quota exceeded|File too large")
-NO_MEMORY = re.compile("can't allocate memory|Cannot allocate memory|CUDA out of memory")
+NO_MEMORY = re.compile(
+    "can't allocate memory|Cannot allocate memory|(CUDA|MPS backend|CUDA error:) out of memory"
+    "|Cuda failure .*'out of memory'|CUBLAS_STATUS_ALLOC_FAILED"
+)
 
 
 class _Settings(Protocol):

@@ -70,10 +70,22 @@ def test_a_file_that_may_not_grow_is_said(kind: str, tmp_path: os.PathLike[str])
     assert done.stderr.startswith("export: File too large: ")
 
 
+def full(message: str) -> Callable[[], object]:
+    def take() -> object:
+        raise RuntimeError(message)
+
+    return take
+
+
 TAKE: dict[str, Callable[[], object]] = {
     "python": lambda: bytearray(1 << 58),
     "numpy": lambda: np.empty(1 << 58, dtype=np.uint8),
     "torch": lambda: torch.empty(1 << 58, dtype=torch.uint8),
+    "cuda": full("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of"),
+    "cuda's context": full("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`"),
+    "cublas": full("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "nccl": full("ncclUnhandledCudaError: Call to CUDA failed.\nCuda failure 2 'out of memory'"),
+    "mps": full("MPS backend out of memory (MPS allocated: 17.9 GB, other allocations: 1.0 GB)"),
 }
 
 
