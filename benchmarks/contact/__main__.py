@@ -41,15 +41,15 @@ print(torch.__version__, torch.cuda.get_device_name() if known else "", sep=";")
 """
 # name → minutes at most, and what it is about; by their worth
 LINES = {
-    "numbers": (2, "losses beside a CPU's, and what a token sees"),
+    "numbers": (3, "losses beside a CPU's, and what a token sees"),
     "speed": (7, "GPT-2 124M at half a million tokens a step"),
     "repeats": (3, "the same bytes, also after a stop"),
     "loss": (5, "`shakespeare_gpu` to nanoGPT's best loss"),
     "sizes": (3, "memory counted before, and taken"),
     "types": (3, "float16, bfloat16, float32"),
     "shards": (3, "FSDP on one GPU"),
-    "packed": (2, "FlexAttention for packed documents"),
-    "launches": (2, "what a small model waits for"),
+    "packed": (3, "FlexAttention for packed documents"),
+    "launches": (3, "what a small model waits for"),
 }
 HEAD = """# At first contact with a GPU
 
