@@ -29,8 +29,9 @@ from benchmarks.measures import Bench, Figure
 from benchmarks.processes import CORES, ROOT, check_given
 from benchmarks.sides import NEEDED, Ours, Theirs
 from nanogpt.common.command import one_line
-from nanogpt.common.errors import UserError
+from nanogpt.common.errors import Told, UserError
 from nanogpt.common.files import write_text
+from nanogpt.common.told import raise_when_told
 
 RESULTS = ROOT / "data/bench/results.json"
 PAGE = ROOT / "docs/benchmarks.md"
@@ -54,13 +55,13 @@ def main() -> None:
     parser.add_argument("--quick", type=Path, help="a few steps, and all is written to this folder")
     args = parser.parse_args()
     # the command that is under way and the temporary folder are to go then, too
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    raise_when_told()
     with one_line("bench"):
         try:
             measure(args, choose(args))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as told:
             print("bench: stopped; all turns before this one are kept", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(128 + (told.signal if isinstance(told, Told) else signal.SIGINT))
 
 
 def choose(args: argparse.Namespace) -> list[str]:

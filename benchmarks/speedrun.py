@@ -28,8 +28,9 @@ from benchmarks.measures import ITS_QUICK_START
 from benchmarks.processes import CORES, ROOT, check_given
 from benchmarks.sides import NEEDED, Ours, Theirs, Training
 from nanogpt.common.command import one_line
-from nanogpt.common.errors import UserError
+from nanogpt.common.errors import Told, UserError
 from nanogpt.common.files import write_text
+from nanogpt.common.told import raise_when_told
 
 PAGE = ROOT / "docs/speedrun.md"
 BOARD = "| track | loss | p | command, s | steps, s |"  # how the first line of the board begins
@@ -77,14 +78,14 @@ def main() -> None:
     )
     args = parser.parse_args()
     # the command that is under way and the temporary folder are to go then, too
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    raise_when_told()
     with one_line("speedrun"):
         try:
             run(args, choose(args))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as told:
             said = "all seeds before this one are kept, where the board has no line of more"
             print(f"speedrun: stopped; {said}", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(128 + (told.signal if isinstance(told, Told) else signal.SIGINT))
 
 
 def choose(args: argparse.Namespace) -> list[str]:

@@ -70,7 +70,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes on a CPU, for the tests")
     parser.add_argument("--folder", type=Path, help="where the results go, for the tests")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(number, signal.default_int_handler)
     try:
         sys.exit(contact(args, chosen(args)))
     except UserError as error:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -115,16 +116,21 @@ def test_a_training_of_ours_is_timed_and_scored(
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_turns_that_were_done(bench: Start, tmp_path: Path, text: Path) -> None:
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGHUP])
+def test_who_is_stopped_keeps_the_turns_that_were_done(
+    bench: Start, tmp_path: Path, text: Path, told: signal.Signals
+) -> None:
     process = bench("--quick", tmp_path, "--text", text, "--only", "start", "--seeds", 99)
     deadline = time.monotonic() + 300
     while not (tmp_path / "benchmarks.md").exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    running = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(told)
     _, said = process.communicate(timeout=300)
-    assert process.returncode == 130, said
+    assert process.returncode == 128 + told, said
+    assert not psutil.wait_procs(running, timeout=60)[1], "a command goes on with nobody to hear it"
     assert said.splitlines()[-1] == "bench: stopped; all turns before this one are kept"
     assert "Traceback" not in said
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "benchmarks.md"}
