@@ -248,8 +248,13 @@ def _changes(turned: Turned, before: dict[str, Any]) -> Table:
     table = _table("key", "was", "is", "rule")
     for key, value in turned.changes.items():
         section, name = key.split(".")
-        table.add_row(key, f"{before[section][name]:g}", f"{value:g}", turned.rule(key))
+        table.add_row(key, _whole(before[section][name]), _whole(value), turned.rule(key))
     return table
+
+
+def _whole(value: float) -> str:
+    """A value as it is written: a number of steps with all its digits."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _table(*columns: str) -> Table:

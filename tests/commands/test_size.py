@@ -1,6 +1,7 @@
 """`nanogpt size`: what a person sees, what programs get, and the recipe that it writes."""
 
 import json
+import re
 import shutil
 from contextlib import redirect_stderr
 from io import StringIO
@@ -126,6 +127,8 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, run: Run) -> None:
     assert (code, "has no tokens yet" in said) == (2, True)
     code, said = run("size", tmp_path / "pipelines/finetune_shakespeare", "--depth=2")
     assert (code, "comes with download.base" in said) == (2, True)
+    code, said = run("size", tmp_path, "--depth=8", "--ratio=99999", "--no-measure")
+    assert re.search(r"train\.steps +[\d,]+ +\d+,\d{3},\d{3} ", said), said
     code, said = run("size", tmp_path, "--depth=2000", "--no-measure")
     assert (code, "model.n_layer: 2000" in said) == (2, True)
 
