@@ -44,7 +44,7 @@ OF_BASE = {
     "tokenize__tokenizer": "base",
     "model": {"context": 32, "dropout": 0.0},
     "train__optimizer": "adamw",
-    "train__learning_rate": 0.1,
+    "train__learning_rate": 0.03,
     "train__lora": {"rank": 4, "alpha": 8.0, "targets": "all-linear"},
 }
 RECIPES: dict[str, dict[str, Any]] = {

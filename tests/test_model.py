@@ -12,13 +12,14 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch._functorch.partitioners import min_cut_rematerialization_partition
 from torch._inductor.decomposition import select_decomp_table
+from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask
 
 from nanogpt import model as model_file
 from nanogpt.architecture import GPTConfig, RopeScaling
 from nanogpt.common.errors import UserError
 from nanogpt.formats.weights import load_model, save_model
-from nanogpt.model import GPT, Cache, Linear
+from nanogpt.model import GPT, Cache, HeadLoss, Linear, rms_norm
 
 SHAPES = {
     "gpt2": {"architecture": "gpt2", "tied": True},
@@ -255,6 +256,69 @@ def test_loss_is_the_cross_entropy_of_each_token(model: GPT) -> None:
     ids, targets = torch.randint(85, (2, 2, 7))
     expected = -model(ids).log_softmax(-1).gather(-1, targets[..., None])[..., 0]
     torch.testing.assert_close(model(ids, targets), expected)
+
+
+@pytest.mark.parametrize("shape", [(8,), (3, 1, 8)])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_norm_has_the_gradient_of_its_formula(shape: tuple[int, ...], frozen: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(shape, dtype=torch.float64, requires_grad=not frozen)
+    assert torch.autograd.gradcheck(lambda x, w: rms_norm(x, w, 1e-6), (x, weight))
+    with torch.no_grad():
+        same = rms_norm(x, weight, 1e-6)  # without gradients it is torch's own
+    torch.testing.assert_close(rms_norm(x, weight, 1e-6), same)
+
+
+@given(
+    tokens=st.integers(1, 300),
+    entries=st.sampled_from((2, 65, 2048, 5000)),
+    size=st.sampled_from((0.0, 1.0, 40.0)),
+    trained=st.sampled_from(((True, True), (True, False), (False, True))),
+)
+@settings(deadline=None, max_examples=25)
+def test_losses_by_pieces_are_the_cross_entropy(
+    tokens: int, entries: int, size: float, trained: tuple[bool, bool]
+) -> None:
+    torch.manual_seed(tokens)
+    x, weight = torch.randn(tokens, 24), size * torch.randn(entries, 24)
+    for tensor, wanted in zip((x, weight), trained, strict=True):
+        tensor.requires_grad_(wanted)
+    targets, grad = torch.randint(entries, (tokens,)), torch.rand(tokens)
+    leaves = [tensor for tensor in (x, weight) if tensor.requires_grad]
+    plain = F.cross_entropy(F.linear(x, weight), targets, reduction="none")
+    losses: torch.Tensor = HeadLoss.apply(x, weight, targets)
+    if size > 1 and entries > 2 and tokens > 9:
+        assert plain.max() > 104, "a share that float32 has no number for"
+    torch.testing.assert_close(losses, plain, rtol=1e-5, atol=1e-5)
+    found, expected = (torch.autograd.grad(each, leaves, grad) for each in (losses, plain))
+    for ours, its in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, its, rtol=1e-4, atol=1e-5 * max(1.0, size))
+
+
+def test_losses_by_pieces_in_bfloat16_stay_near() -> None:
+    torch.manual_seed(0)
+    x, weight, targets = torch.randn(700, 64), torch.randn(900, 64) / 8, torch.randint(900, (700,))
+    exact = x.requires_grad_(), weight.requires_grad_()
+    plain = F.cross_entropy(F.linear(*exact), targets, reduction="none")
+    half = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
+    losses: torch.Tensor = HeadLoss.apply(*half, targets)
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses, plain, rtol=0, atol=0.05)
+    found, expected = (
+        torch.autograd.grad(each.mean(), leaves)
+        for each, leaves in ((losses, half), (plain, exact))
+    )
+    for ours, its in zip(found, expected, strict=True):
+        assert (ours.float() - its).norm() < 0.01 * its.norm()
+
+
+def test_training_and_evaluation_have_the_same_losses(model: GPT) -> None:
+    torch.manual_seed(1)
+    ids, targets = torch.randint(85, (2, 3, 32))
+    with torch.no_grad():
+        evaluated = model(ids, targets)
+    torch.testing.assert_close(model(ids, targets), evaluated, rtol=1e-5, atol=1e-5)
 
 
 def test_compiled_it_keeps_no_logits_in_float32() -> None:
