@@ -54,6 +54,7 @@ def test_compile_is_used_where_it_works(
     )
 
 
+@torch._dynamo.config.patch(recompile_limit=8)  # monkeypatch would hide it when it puts it back
 def test_models_of_many_shapes_are_all_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the trainings of a ladder, in one process; torch goes without after eight by itself."""
     graphs, compile = [], torch.compile
@@ -63,7 +64,6 @@ def test_models_of_many_shapes_are_all_compiled(monkeypatch: pytest.MonkeyPatch)
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", lambda m, **options: compile(m, backend=keep, **options))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     world = replace(distributed.join(quick().machine), compile=True)
     shape = {"n_layer": 1, "n_head": 1, "n_kv_head": 1, "n_embd": 8, "n_inner": 8, "head_dim": 8}
     torch._dynamo.reset()
