@@ -99,6 +99,8 @@ def size(
         config = config_of(settings, entries)
     else:
         config = config_of_base(settings, recipe)
+    if name is not None and turned is not None:
+        _write(name, recipe, turned.changes)  # before the work: a name may be refused
     sized = _sized(settings, config, corpus, measured)
     if as_json:
         print(json.dumps(as_values(sized, turned), indent=1))
@@ -107,8 +109,6 @@ def size(
         before = load(recipe / "params.yaml").model_dump()
         for line in _page(sized, turned, before):
             console.print(line, soft_wrap=not isinstance(line, Table))
-    if name is not None and turned is not None:
-        _write(name, recipe, turned.changes)
 
 
 def _entries(settings: Settings, recipe: Path, why: str) -> int:

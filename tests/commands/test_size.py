@@ -160,4 +160,4 @@ def test_a_recipe_is_written_only_if_it_has_a_name(
     Path("pipelines/deeper").mkdir()
     # a folder that is no recipe stays as it is
     code, said = run("size", "--depth=6", "--no-measure", "--name=deeper")
-    assert (code, "is no recipe" in said) == (2, True)
+    assert (code, "is no recipe" in said, "parameters" in said) == (2, True, False)
