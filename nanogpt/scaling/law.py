@@ -4,13 +4,20 @@
     law.loss(matrices, tokens)
     interval(bootstrap(points, law, seed=0), matrices, tokens)
 
-L(N, D) = E + A / N^alpha + B / D^beta, fitted by Huber's loss on log L from many starts (Hoffmann
-et al. 2022, approach 3; on its optimizer, which stopped too early, Besiroglu et al. 2024).
+Two forms of five numbers, of which the one that fits better is taken:
+
+    Hoffmann et al. 2022    L(N, D) = E + A / N^alpha + B / D^beta
+    Kaplan et al. 2020      L(N, D) = [(A / N^alpha)^p + (B / D^beta)^p]^(1/p)
+
+In Hoffmann's a larger model is better by as much after few tokens as after many. In Kaplan's,
+whose own p is 1 / beta, the larger of the two terms decides, the more so the larger p is, and there
+is no least loss. Fitted by Huber's loss on log L from many starts (Hoffmann's approach 3; on its
+optimizer, which stopped too early, Besiroglu et al. 2024).
 """
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -26,8 +33,11 @@ from nanogpt.common.errors import UserError
 HUBER = 1e-2
 SIZES, POINTS = 3, 8  # the fewest that five numbers are fitted to
 EXPONENTS = 0.02, 3.0  # between which the exponents are looked for
+POWERS = 1.0, 100.0  # and p
 LEAST = -12.0  # log of the least that E, A and B may be
-STARTS = tuple(product((0.3, 0.6, 0.9), (0.2, 0.5, 1.0), (0.2, 0.5, 1.0)))  # E / least L, exponents
+# of Hoffmann's form: E / least L, exponents; of Kaplan's: p, exponents
+STARTS = tuple(product((0.3, 0.6, 0.9), (0.2, 0.5, 1.0), (0.2, 0.5, 1.0)))
+KAPLANS = tuple(product((2.0, 6.0, 15.0), (0.05, 0.1, 0.3), (0.05, 0.1, 0.3)))
 DRAWS = 200  # of the bootstrap
 CONFIDENCE = 0.9
 
@@ -44,10 +54,10 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Law:
-    """L(N, D) = E + A / (N / n)^alpha + B / (D / d)^beta.
+    """L(N, D) = E + [(A / (N / n)^alpha)^p + (B / (D / d)^beta)^p]^(1/p).
 
     n and d are the middle of the ladder: there A and B are losses, and hardly move with the
-    exponents.
+    exponents. In Hoffmann's form p is 1, in Kaplan's E is 0.
     """
 
     E: float
@@ -57,18 +67,27 @@ class Law:
     beta: float
     n: float
     d: float
+    p: float = 1.0
+
+    @property
+    def form(self) -> str:
+        return "Hoffmann" if self.E else "Kaplan"
 
     def loss(self, matrices: float, tokens: float) -> float:
         """What is expected of so many weights and tokens."""
-        of_size = self.A * (matrices / self.n) ** -self.alpha
-        return float(self.E + of_size + self.B * (tokens / self.d) ** -self.beta)
+        of_size = math.log(self.A) - self.alpha * math.log(matrices / self.n)
+        of_data = math.log(self.B) - self.beta * math.log(tokens / self.d)
+        return self.E + float(np.exp(np.logaddexp(self.p * of_size, self.p * of_data) / self.p))
 
     def best(self, product: float) -> tuple[float, float]:
-        """N and D of the least loss among all with N · D = `product` (Hoffmann et al., eq. 4)."""
-        size = self.alpha * self.A * self.n**self.alpha
-        data = self.beta * self.B * self.d**self.beta
+        """N and D of the least loss among all with N · D = `product`.
+
+        There alpha (A / N^alpha)^p = beta (B / D^beta)^p; for p = 1: Hoffmann et al., eq. 4.
+        """
+        size = math.log(self.alpha) / self.p + math.log(self.A) + self.alpha * math.log(self.n)
+        data = math.log(self.beta) / self.p + math.log(self.B) + self.beta * math.log(self.d)
         both = self.alpha + self.beta
-        matrices = (size / data) ** (1 / both) * product ** (self.beta / both)
+        matrices = math.exp((size - data + self.beta * math.log(product)) / both)
         return matrices, product / matrices
 
     @property
@@ -77,6 +96,8 @@ class Law:
         found = {"alpha": self.alpha, "beta": self.beta}
         low, high = EXPONENTS
         names = [name for name, x in found.items() if not 1.01 * low < x < 0.99 * high]
+        if self.form == "Kaplan":
+            return names if self.p < 0.99 * POWERS[1] else [*names, "p"]
         return names if math.log(self.E) > 0.99 * LEAST else ["E", *names]
 
 
@@ -89,7 +110,8 @@ def fit(points: Sequence[Point]) -> Law:
     check_enough([(point.matrices, point.tokens) for point in points])
     if not all(np.isfinite(p.loss) and p.loss > 0 for p in points):
         raise UserError("a training of the ladder has a loss that is no positive number")
-    return _fit(points, STARTS)
+    found = _fit(points, STARTS), _fit_kaplan(points, KAPLANS)
+    return min(found, key=lambda each: each[1])[0]
 
 
 def check_enough(trainings: Sequence[tuple[float, float]]) -> None:
@@ -113,19 +135,22 @@ def bootstrap(points: Sequence[Point], law: Law, seed: int) -> list[tuple[Law, f
     """Other laws that might as well have been found, each with an error of one more training.
 
     What was left over is drawn anew onto what the law says (Efron & Tibshirani 1993), larger by
-    the five numbers that it was fitted with. That the form itself is wrong is not in it.
+    the five numbers that it was fitted with; the form stays. That it is wrong is not in it.
     """
     random = np.random.default_rng(seed)
     expected = np.log([law.loss(p.matrices, p.tokens) for p in points])
     left = np.log([p.loss for p in points]) - expected
     left = (left - left.mean()) * (len(points) / (len(points) - 5)) ** 0.5
     low = min(p.loss for p in points)
-    start = [(law.E / low, law.alpha, law.beta)]
+    fit_form, first = _fit, law.E / low
+    if law.form == "Kaplan":
+        fit_form, first = _fit_kaplan, law.p
     found = []
     for _ in range(DRAWS):
         drawn = np.exp(expected + random.choice(left, len(points)))
         others = [p._replace(loss=float(x)) for p, x in zip(points, drawn, strict=True)]
-        found.append((_fit(others, start), float(random.choice(left))))
+        other, _ = fit_form(others, [(first, law.alpha, law.beta)])
+        found.append((other, float(random.choice(left))))
     return found
 
 
@@ -138,12 +163,31 @@ def interval(
     return float(low), float(high)
 
 
-def _fit(points: Sequence[Point], starts: Sequence[tuple[float, float, float]]) -> Law:
-    table = np.array(points, np.float64)  # (points, 3)
-    n, d = (float(np.exp(np.log(table[:, i]).mean())) for i in (0, 1))
-    sizes, lengths = np.log(table[:, 0] / n), np.log(table[:, 1] / d)
-    logs = np.log(table[:, 2])
-    low = float(table[:, 2].min())
+Starts = Sequence[tuple[float, float, float]]
+
+
+class _Table(NamedTuple):
+    """A ladder in logarithms, N and D relative to their middle."""
+
+    n: float
+    d: float
+    sizes: Floats
+    lengths: Floats
+    losses: Floats
+
+    @classmethod
+    def of(cls, points: Sequence[Point]) -> "_Table":
+        logs = np.log(np.array(points, np.float64))  # (points, 3)
+        middle = logs[:, :2].mean(axis=0)
+        sizes, lengths = (logs[:, :2] - middle).T
+        n, d = np.exp(middle).tolist()
+        return cls(n, d, sizes, lengths, logs[:, 2])
+
+
+def _fit(points: Sequence[Point], starts: Starts) -> tuple[Law, float]:
+    """Hoffmann's form, and how far it is off."""
+    n, d, sizes, lengths, losses = _Table.of(points)
+    low = float(np.exp(losses.min()))
 
     def terms(x: Floats) -> Floats:
         of_size, of_length = x[1] - x[3] * sizes, x[2] - x[4] * lengths
@@ -151,7 +195,7 @@ def _fit(points: Sequence[Point], starts: Sequence[tuple[float, float, float]]) 
         return found  # (3, points)
 
     def left(x: Floats) -> Floats:
-        found: Floats = np.log(terms(x).sum(0)) - logs
+        found: Floats = np.log(terms(x).sum(0)) - losses
         return found
 
     def slopes(x: Floats) -> Floats:
@@ -161,16 +205,66 @@ def _fit(points: Sequence[Point], starts: Sequence[tuple[float, float, float]]) 
         return found  # (points, 5)
 
     bottom = [LEAST, LEAST, LEAST, EXPONENTS[0], EXPONENTS[0]]
-    top = [np.log(low), 6.0, 6.0, EXPONENTS[1], EXPONENTS[1]]
-    best = None
+    top = [math.log(low), 6.0, 6.0, EXPONENTS[1], EXPONENTS[1]]
+    first = []
     for share, alpha, beta in starts:
-        rest = np.log(max(low - share * low, 1e-3 * low) / 2)
-        x0 = np.clip([np.log(share * low), rest, rest, alpha, beta], bottom, np.subtract(top, 1e-9))
-        done = least_squares(
-            left, x0, slopes, (bottom, top), loss="huber", f_scale=HUBER, x_scale="jac"
+        rest = math.log(max(low - share * low, 1e-3 * low) / 2)
+        first.append([math.log(share * low), rest, rest, alpha, beta])
+    (e, a, b, alpha, beta), cost = _least(left, slopes, first, bottom, top)
+    return Law(math.exp(e), math.exp(a), alpha, math.exp(b), beta, n, d), cost
+
+
+def _fit_kaplan(points: Sequence[Point], starts: Starts) -> tuple[Law, float]:
+    """Kaplan's form, and how far it is off."""
+    n, d, sizes, lengths, losses = _Table.of(points)
+
+    def terms(x: Floats) -> Floats:
+        return np.stack((x[0] - x[2] * sizes, x[1] - x[3] * lengths))  # (2, points)
+
+    def left(x: Floats) -> Floats:
+        power = np.exp(x[4])
+        found: Floats = np.logaddexp(*(power * terms(x))) / power - losses
+        return found
+
+    def slopes(x: Floats) -> Floats:
+        of_size, of_length = found = terms(x)
+        power = np.exp(x[4])
+        total = np.logaddexp(*(power * found))
+        share = np.exp(power * of_size - total)
+        by_power = share * of_size + (1 - share) * of_length - total / power
+        parts = share, 1 - share, -sizes * share, -lengths * (1 - share), by_power
+        return np.stack(parts, axis=1)  # (points, 5)
+
+    bottom = [LEAST, LEAST, EXPONENTS[0], EXPONENTS[0], math.log(POWERS[0])]
+    top = [6.0, 6.0, EXPONENTS[1], EXPONENTS[1], math.log(POWERS[1])]
+    middle = float(losses.mean())
+    first = [
+        [middle - math.log(2) / power] * 2 + [alpha, beta, math.log(power)]
+        for power, alpha, beta in starts
+    ]
+    (a, b, alpha, beta, power), cost = _least(left, slopes, first, bottom, top)
+    return Law(0.0, math.exp(a), alpha, math.exp(b), beta, n, d, math.exp(power)), cost
+
+
+def _least(
+    left: Callable[[Floats], Floats],
+    slopes: Callable[[Floats], Floats],
+    starts: Sequence[Sequence[float]],
+    bottom: Sequence[float],
+    top: Sequence[float],
+) -> tuple[list[float], float]:
+    """The numbers of the least loss that any start leads to, and that loss."""
+    found = [
+        least_squares(
+            left,
+            np.clip(start, bottom, np.subtract(top, 1e-9)),
+            slopes,
+            (bottom, top),
+            loss="huber",
+            f_scale=HUBER,
+            x_scale="jac",
         )
-        if best is None or done.cost < best.cost:
-            best = done
-    assert best is not None
-    e, a, b, alpha, beta = best.x.tolist()
-    return Law(float(np.exp(e)), float(np.exp(a)), alpha, float(np.exp(b)), beta, n, d)
+        for start in starts
+    ]
+    best = min(found, key=lambda done: float(done.cost))
+    return best.x.tolist(), float(best.cost)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nanogpt.common.errors import UserError
 from nanogpt.scaling.law import Law, Point, bootstrap, fit, interval
 
+KAPLAN = Law(0.0, 2.0, 0.07, 2.3, 0.09, n=1e6, d=1e7, p=13)  # as the default recipe's (docs)
 SIZES, RATIOS = (2e5, 6e5, 2e6, 6e6), (1, 4, 16, 64)
 
 
@@ -60,17 +61,18 @@ def test_the_best_of_a_budget_is_the_least_loss_of_all_sizes() -> None:
     assert law.loss(matrices, tokens) <= min(law.loss(n, 1e14 / n) for n in others) + 1e-12
 
 
-def test_what_noise_leaves_open_is_in_the_interval() -> None:
+@pytest.mark.parametrize("truth", [chinchilla, KAPLAN.loss], ids=["Hoffmann", "Kaplan"])
+def test_what_noise_leaves_open_is_in_the_interval(truth: Callable[[float, float], float]) -> None:
     random = np.random.default_rng(1)
     points = [
-        p._replace(loss=p.loss * float(np.exp(0.003 * random.normal()))) for p in ladder(chinchilla)
+        p._replace(loss=p.loss * float(np.exp(0.003 * random.normal()))) for p in ladder(truth)
     ]
     law = fit(points)
     laws = bootstrap(points, law, seed=0)
     near = interval(laws, 2e6, 3e7)
-    assert near[0] < chinchilla(2e6, 3e7) < near[1]
+    assert near[0] < truth(2e6, 3e7) < near[1]
     far = interval(laws, 6e7, 1e9)
-    assert far[0] < chinchilla(6e7, 1e9) < far[1]
+    assert far[0] < truth(6e7, 1e9) < far[1]
     assert 0.003 < near[1] / near[0] - 1 < far[1] / far[0] - 1 < 0.2
     assert bootstrap(points, law, seed=0) == laws
 
@@ -101,7 +103,35 @@ def test_what_nothing_decides_is_named() -> None:
     law = fit(ladder(lambda matrices, tokens: 1 + 100 * matrices**-0.4))
     assert law.loss(2e6, 1e7) == pytest.approx(1 + 100 * 2e6**-0.4, rel=1e-3)
     assert law.limited == ["beta"]
-    # nor does one that falls without end say where it ends
+    # nor does one that the larger term alone decides say how they go together
     assert fit(
-        ladder(lambda matrices, tokens: 10 * matrices**-0.2 + 20 * tokens**-0.2)
-    ).limited == ["E"]
+        ladder(lambda matrices, tokens: max(9 * matrices**-0.1, 12 * tokens**-0.1))
+    ).limited == ["p"]
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    alpha=st.floats(0.05, 0.2),
+    beta=st.floats(0.05, 0.2),
+    power=st.floats(2, 20),
+)
+def test_kaplans_form_is_found_again(alpha: float, beta: float, power: float) -> None:
+    truth = Law(0.0, 1.9, alpha, 2.1, beta, n=1e6, d=1e7, p=power)
+    law = fit(ladder(truth.loss))
+    assert law.form == "Kaplan"
+    assert (law.alpha, law.beta) == pytest.approx((alpha, beta), rel=0.05)
+    assert law.loss(5e7, 1e9) == pytest.approx(truth.loss(5e7, 1e9), rel=0.01)
+    matrices, tokens = law.best(1e14)
+    others = np.geomspace(matrices / 10, 10 * matrices, 41)
+    assert law.loss(matrices, tokens) <= min(law.loss(n, 1e14 / n) for n in others) + 1e-12
+
+
+def test_kaplans_own_law() -> None:
+    """Kaplan et al. 2020, eq. 1.5 and table 2, whose p is 1 / beta."""
+
+    def published(matrices: float, tokens: float) -> float:
+        return float(((6.4e13 / matrices) ** (0.076 / 0.103) + 1.8e13 / tokens) ** 0.103)
+
+    law = fit(ladder(published))
+    assert (law.form, law.p) == ("Kaplan", pytest.approx(1 / 0.103, rel=0.02))
+    assert law.loss(1.5e9, 2e10) == pytest.approx(published(1.5e9, 2e10), rel=0.005)
