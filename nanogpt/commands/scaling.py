@@ -34,7 +34,7 @@ from nanogpt.scaling.since import since
 from nanogpt.settings import FromScratch, Settings, load
 from nanogpt.sizing import memory, passes
 from nanogpt.sizing.count import config_of, count
-from nanogpt.sizing.dial import EPOCHS, once, tokens_of
+from nanogpt.sizing.dial import EPOCHS, by_heart, once, tokens_of
 from nanogpt.sizing.made import how_made, own_tokens
 from nanogpt.text.tokens import Tokens
 
@@ -106,7 +106,8 @@ def scale(
     points = [Point(r.matrices, r.tokens, r.bits_per_byte) for r in results]
     law = fit(points)
     laws = bootstrap(points, law, settings.seed)
-    most = EPOCHS * once(tokens.manifest, settings.train.weights)
+    text = once(tokens.manifest, settings.train.weights)
+    most = EPOCHS * text
     top = max(results, key=lambda result: result.flops)
     checked = None
     if check:
@@ -140,7 +141,8 @@ def scale(
         print(json.dumps(values, indent=1))
     else:
         console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
-        end = [_promised(found, hours, top, checked is not None), f"drawn in {picture}"]
+        again = by_heart(sizes[found.depth].matrices, found.tokens, text)
+        end = [_promised(found, hours, top, checked is not None) + again, f"drawn in {picture}"]
         end[1:1] = [_of_check(checked, top)] if checked else []
         for line in (*_page(settings, law, results, values), *end):
             console.print(line, soft_wrap=not isinstance(line, Table))

@@ -25,7 +25,7 @@ from nanogpt.machine.distributed import World, join
 from nanogpt.settings import FromScratch, Settings, load
 from nanogpt.sizing import memory
 from nanogpt.sizing.count import Count, config_of, count
-from nanogpt.sizing.dial import EPOCHS, Turned, once, tokens_of, turn
+from nanogpt.sizing.dial import EPOCHS, Turned, by_heart, once, tokens_of, turn
 from nanogpt.sizing.made import config_of_base, how_made, own_tokens
 from nanogpt.sizing.passes import fit
 from nanogpt.sizing.speed import SHARE, Speed, elsewhere, measure
@@ -224,7 +224,10 @@ def _epochs(sized: Sized) -> str:
     epochs = sized.tokens / sized.corpus
     more = f", and past {EPOCHS} times it teaches less" if epochs > 1.01 * EPOCHS else ""
     text = "the corpus that is read most" if sized.settings.train.weights else "the text"
-    return f"; {text} is read {epochs:.3g} times{more}"
+    said = f"; {text} is read {epochs:.3g} times{more}"
+    if not isinstance(sized.settings, FromScratch):
+        return said
+    return said + by_heart(sized.counts.matrices, sized.tokens, sized.corpus)
 
 
 def _here(sized: Sized) -> str:

@@ -13,6 +13,7 @@ import yaml
 from nanogpt.common.manifest import write_manifest
 from nanogpt.formats.base import Base
 from nanogpt.settings import load
+from nanogpt.sizing.dial import by_heart
 from nanogpt.text.tokens import open_tokens
 from tests.kit.recipes import ROOT, Run
 from tests.kit.toy import make_project
@@ -36,6 +37,16 @@ def test_figures_of_a_recipe_whose_tokens_are_made(tokenized: Path, run: Run) ->
     assert found["changes"] == {}
     assert 0 < found["memory"]["needed"] < found["memory"]["there"]
     assert found["elsewhere"]["A100"] == pytest.approx(found["flops"] / (0.4 * 312e12))
+
+
+def test_more_weights_than_the_text_has_tokens_are_told(tokenized: Path, run: Run) -> None:
+    text = open_tokens(tokenized / "data" / "test" / "tokens").manifest.splits["train"].tokens
+    large = ("size", tokenized, "--depth=8", "--no-measure")
+    told = f"with more weights than its {text:,} tokens it may be learned by heart"
+    assert told in run(*large)[1]
+    assert "by heart" not in run(*large, f"--ratio={text / 1e7}")[1]  # which does not read it again
+    assert by_heart(1.5 * text, 2 * text, text)
+    assert not by_heart(0.5 * text, 2 * text, text)
 
 
 def test_tokens_of_another_vocabulary_are_not_gone_by(
