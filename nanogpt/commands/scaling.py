@@ -105,7 +105,7 @@ def scale(
     results = [_climb(rung, tokens, world, folder) for rung in ladder]
     points = [Point(r.matrices, r.tokens, r.bits_per_byte) for r in results]
     law = fit(points)
-    laws = bootstrap(points, law, settings.seed)
+    laws = bootstrap(points, settings.seed)
     text = once(tokens.manifest, settings.train.weights)
     most = EPOCHS * text
     top = max(results, key=lambda result: result.flops)
@@ -121,7 +121,7 @@ def scale(
         one = checked.result
         points.append(Point(one.matrices, one.tokens, one.bits_per_byte))
         later = fit(points)
-        others = bootstrap(points, later, settings.seed)
+        others = bootstrap(points, settings.seed)
         found = in_time(later, others, sizes, most, rates, 3600 * hours).off_by(checked.error)
     picture = folder / "law.png"
     draw(
@@ -235,7 +235,7 @@ def _values(
 
 def _spread(law: Law, laws: Sequence[tuple[Law, float]], name: str) -> dict[str, float]:
     """A number of the law, and between what it is."""
-    others = [getattr(other, name) for other, _ in laws]
+    others = [getattr(other, name) for other, _ in laws if other.form == law.form]
     low, high = np.quantile(others, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return {"is": getattr(law, name), "low": float(low), "high": float(high)}
 
