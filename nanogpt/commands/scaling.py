@@ -216,10 +216,10 @@ def _values(
     checked: Checked | None,
 ) -> dict[str, Any]:
     """All that is shown, for programs. Seconds, tokens, bits per byte."""
-    numbers = {name: _spread(law, laws, name) for name in ("E", "A", "alpha", "B", "beta", "p")}
+    numbers = {name: _spread(law, laws, name) for name in ("E", "A", "alpha", "B", "beta")}
     return {
         "rungs": [asdict(result) for result in results],
-        "law": numbers | {"n": law.n, "d": law.d, "form": law.form},
+        "law": numbers | {"n": law.n, "d": law.d},
         "confidence": CONFIDENCE,
         "limited": law.limited,
         "hours": hours,
@@ -259,17 +259,12 @@ def _page(
         row = f"{r.depth}", f"{r.matrices:,}", f"{r.tokens:,}", f"{r.flops:.3g}"
         table.add_row(*row, f"{r.bits_per_byte:.4f}", f"{said:.4f}", off)
     yield table
-    held = "p" if law.form == "Hoffmann" else "E"  # which its form says
     numbers = (
         f"{name} {x['is']:.3g} ({x['low']:.3g} to {x['high']:.3g})"
         for name, x in values["law"].items()
-        if isinstance(x, dict) and name != held
+        if isinstance(x, dict)
     )
-    size, data = f"A / (N / {law.n:.3g})^alpha", f"B / (D / {law.d:.3g})^beta"
-    if law.form == "Hoffmann":
-        yield f"L(N, D) = E + {size} + {data} (Hoffmann's form)"
-    else:
-        yield f"L(N, D) = [({size})^p + ({data})^p]^(1/p) (Kaplan's form)"
+    yield f"L(N, D) = E + A / (N / {law.n:.3g})^alpha + B / (D / {law.d:.3g})^beta"
     yield f"  {', '.join(numbers)}"
     yield (
         f"  N to grow as operations^{law.beta / (law.alpha + law.beta):.2f}, tokens as"

@@ -4,15 +4,16 @@
     law.loss(matrices, tokens)
     interval(bootstrap(points, seed=0), matrices, tokens)
 
-Two forms of five numbers, of which the one that fits better is taken:
+Two forms of five numbers, which agree inside of a ladder and part outside of it:
 
     Hoffmann et al. 2022    L(N, D) = E + A / N^alpha + B / D^beta
     Kaplan et al. 2020      L(N, D) = [(A / N^alpha)^p + (B / D^beta)^p]^(1/p)
 
 In Hoffmann's a larger model is better by as much after few tokens as after many. In Kaplan's,
-whose own p is 1 / beta, the larger of the two terms decides, the more so the larger p is, and there
-is no least loss. Fitted by Huber's loss on log L from many starts (Hoffmann's approach 3; on its
-optimizer, which stopped too early, Besiroglu et al. 2024).
+whose own p is 1 / beta, the larger of the two terms decides, the more so the larger p is, and no
+loss is the least. The law is Hoffmann's; its interval has what Kaplan's says in it as well. Fitted
+by Huber's loss on log L from many starts (Hoffmann's approach 3; on its optimizer, which stopped
+too early, Besiroglu et al. 2024).
 """
 
 import math
@@ -102,7 +103,7 @@ class Law:
 
 
 def fit(points: Sequence[Point]) -> Law:
-    """The law of these trainings.
+    """The law of these trainings, in Hoffmann's form.
 
     Raises:
         UserError: they are too few, or too much alike; or a loss is no number.
@@ -110,12 +111,7 @@ def fit(points: Sequence[Point]) -> Law:
     check_enough([(point.matrices, point.tokens) for point in points])
     if not all(np.isfinite(p.loss) and p.loss > 0 for p in points):
         raise UserError("a training of the ladder has a loss that is no positive number")
-    return min(_both(points), key=lambda each: each[1])[0]
-
-
-def _both(points: Sequence[Point]) -> tuple[tuple[Law, float], ...]:
-    """The law of each form, and how far it is off."""
-    return _fit(points, STARTS), _fit_kaplan(points, KAPLANS)
+    return _fit(points, STARTS)
 
 
 def check_enough(trainings: Sequence[tuple[float, float]]) -> None:
@@ -138,22 +134,22 @@ def check_enough(trainings: Sequence[tuple[float, float]]) -> None:
 def bootstrap(points: Sequence[Point], seed: int) -> list[tuple[Law, float]]:
     """Other laws that might as well have been found, each with an error of one more training.
 
-    Of both forms as many: one that fits a little worse may be nearer outside of the ladder. What
-    was left over is drawn anew onto what a law says (Efron & Tibshirani 1993), larger by the five
-    numbers that it was fitted with. That both forms are wrong is not in it.
+    Of both forms as many. What was left over is drawn anew onto what a law says (Efron &
+    Tibshirani 1993), larger by the five numbers that it was fitted with. That both forms are wrong
+    is not in it.
     """
     random = np.random.default_rng(seed)
     low = min(p.loss for p in points)
     found = []
-    for law, _ in _both(points):
+    for law in (_fit(points, STARTS), fit_kaplan(points, KAPLANS)):
         expected = np.log([law.loss(p.matrices, p.tokens) for p in points])
         left = np.log([p.loss for p in points]) - expected
         left = (left - left.mean()) * (len(points) / (len(points) - 5)) ** 0.5
-        anew, first = (_fit, law.E / low) if law.form == "Hoffmann" else (_fit_kaplan, law.p)
+        anew, first = (_fit, law.E / low) if law.form == "Hoffmann" else (fit_kaplan, law.p)
         for _ in range(DRAWS):
             drawn = np.exp(expected + random.choice(left, len(points)))
             others = [p._replace(loss=float(x)) for p, x in zip(points, drawn, strict=True)]
-            other, _ = anew(others, [(first, law.alpha, law.beta)])
+            other = anew(others, [(first, law.alpha, law.beta)])
             found.append((other, float(random.choice(left))))
     return found
 
@@ -188,8 +184,7 @@ class _Table(NamedTuple):
         return cls(n, d, sizes, lengths, logs[:, 2])
 
 
-def _fit(points: Sequence[Point], starts: Starts) -> tuple[Law, float]:
-    """Hoffmann's form, and how far it is off."""
+def _fit(points: Sequence[Point], starts: Starts) -> Law:
     n, d, sizes, lengths, losses = _Table.of(points)
     low = float(np.exp(losses.min()))
 
@@ -214,12 +209,12 @@ def _fit(points: Sequence[Point], starts: Starts) -> tuple[Law, float]:
     for share, alpha, beta in starts:
         rest = math.log(max(low - share * low, 1e-3 * low) / 2)
         first.append([math.log(share * low), rest, rest, alpha, beta])
-    (e, a, b, alpha, beta), cost = _least(left, slopes, first, bottom, top)
-    return Law(math.exp(e), math.exp(a), alpha, math.exp(b), beta, n, d), cost
+    e, a, b, alpha, beta = _least(left, slopes, first, bottom, top)
+    return Law(math.exp(e), math.exp(a), alpha, math.exp(b), beta, n, d)
 
 
-def _fit_kaplan(points: Sequence[Point], starts: Starts) -> tuple[Law, float]:
-    """Kaplan's form, and how far it is off."""
+def fit_kaplan(points: Sequence[Point], starts: Starts = KAPLANS) -> Law:
+    """The law in Kaplan's form."""
     n, d, sizes, lengths, losses = _Table.of(points)
 
     def terms(x: Floats) -> Floats:
@@ -246,8 +241,8 @@ def _fit_kaplan(points: Sequence[Point], starts: Starts) -> tuple[Law, float]:
         [middle - math.log(2) / power] * 2 + [alpha, beta, math.log(power)]
         for power, alpha, beta in starts
     ]
-    (a, b, alpha, beta, power), cost = _least(left, slopes, first, bottom, top)
-    return Law(0.0, math.exp(a), alpha, math.exp(b), beta, n, d, math.exp(power)), cost
+    a, b, alpha, beta, power = _least(left, slopes, first, bottom, top)
+    return Law(0.0, math.exp(a), alpha, math.exp(b), beta, n, d, math.exp(power))
 
 
 def _least(
@@ -256,8 +251,8 @@ def _least(
     starts: Sequence[Sequence[float]],
     bottom: Sequence[float],
     top: Sequence[float],
-) -> tuple[list[float], float]:
-    """The numbers of the least loss that any start leads to, and that loss."""
+) -> list[float]:
+    """The numbers of the least loss that any start leads to."""
     found = [
         least_squares(
             left,
@@ -270,5 +265,6 @@ def _least(
         )
         for start in starts
     ]
-    best = min(found, key=lambda done: float(done.cost))
-    return best.x.tolist(), float(best.cost)
+    best: Floats = min(found, key=lambda done: float(done.cost)).x
+    numbers: list[float] = best.tolist()
+    return numbers
