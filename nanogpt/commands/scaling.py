@@ -135,13 +135,14 @@ def scale(
     values = _values(results, law, laws, found, hours, checked)
     mixed = _others([*results, *([checked.result] if checked else [])], now, folder)
     values["warning"] = "\n".join(filter(None, (old, mixed))) or None
+    again = by_heart(sizes[found.depth].matrices, found.tokens, text)
+    values["by_heart"] = bool(again)
     values["left_out"] = len(set(depths)) * budgets * seeds - len(ladder)
     write_text(folder / "law.json", json.dumps(values, indent=1) + "\n")
     if as_json:
         print(json.dumps(values, indent=1))
     else:
         console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
-        again = by_heart(sizes[found.depth].matrices, found.tokens, text)
         end = [_promised(found, hours, top, checked is not None) + again, f"drawn in {picture}"]
         end[1:1] = [_of_check(checked, top)] if checked else []
         for line in (*_page(settings, law, results, values), *end):

@@ -141,7 +141,7 @@ def bootstrap(points: Sequence[Point], seed: int) -> list[tuple[Law, float]]:
     random = np.random.default_rng(seed)
     low = min(p.loss for p in points)
     found = []
-    for law in (_fit(points, STARTS), fit_kaplan(points, KAPLANS)):
+    for law in (_fit(points, STARTS), fit_kaplan(points)):
         expected = np.log([law.loss(p.matrices, p.tokens) for p in points])
         left = np.log([p.loss for p in points]) - expected
         left = (left - left.mean()) * (len(points) / (len(points) - 5)) ** 0.5

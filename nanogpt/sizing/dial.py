@@ -80,7 +80,7 @@ def by_heart(matrices: float, tokens: int, text: int) -> str:
     """What to add of a training that reads its text, of so many tokens, again: "" or a warning.
 
     With more weights than that it is learned by heart: the val loss of the default recipe's plays
-    fell up to 2.4 readings, and rose then, at 2.1 weights a token (lab book).
+    fell up to 2.4 readings, and rose then, at 2.1 weights a token (docs/sizing.md).
     """
     if tokens <= text or matrices <= text:
         return ""

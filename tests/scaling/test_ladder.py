@@ -14,7 +14,9 @@ from nanogpt.common.errors import Stopped, UserError
 from nanogpt.machine.distributed import join
 from nanogpt.scaling import ladder, law, promise
 from nanogpt.scaling.ladder import climb, known, rung_of, rungs
+from nanogpt.scaling.promise import sizes_of
 from nanogpt.settings import FromScratch, load
+from nanogpt.sizing.dial import by_heart
 from nanogpt.text.tokens import Tokens, open_tokens
 from tests.kit.recipes import ROOT, Run
 from tests.kit.toy import make_project
@@ -151,6 +153,12 @@ def test_the_command_from_the_ladder_to_the_promise(
     said = found["promise"]
     assert 0 < said["seconds"] <= 36.1
     assert said["low"] < said["loss"] < said["high"]
+    text = open_tokens(tmp_path / "data" / "test" / "tokens").manifest
+    settings = load(tmp_path / "params.yaml")
+    assert isinstance(settings, FromScratch)
+    matrices = sizes_of(settings, text.vocab_size)[said["depth"]].matrices
+    again = by_heart(matrices, said["tokens"], text.splits["train"].tokens)
+    assert found["by_heart"] == bool(again)
     assert found["warning"] is None
     assert found["left_out"] == 3 * 5 - len(found["rungs"]) > 0
     old = min(folder.glob("[0-9a-f]*.json"))
