@@ -61,9 +61,14 @@ class RMSNorm(nn.RMSNorm):
         return rms_norm(x, self.weight.float(), self.eps)
 
 
+def eager_on_cpu(x: Tensor) -> bool:
+    """Whether gradients will be asked of what is computed here and now, by a CPU."""
+    return x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float | None) -> Tensor:
     """x / sqrt(mean of x² over a row + eps) · weight: x (..., C), weight (C,) or (H, 1, C)."""
-    if x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if eager_on_cpu(x):
         y: Tensor = RowNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
         return y
     if weight.ndim > 1:
@@ -478,9 +483,9 @@ class GPT(nn.Module):
     def losses(self, x: Tensor, targets: Tensor) -> Tensor:
         """What `targets` (B, T) cost after what was read (B, T, C): nats (B, T)."""
         # (B, T, V) -> (B*T, V), and the losses back to (B, T)
-        compute, plain = self.head.compute, type(self.head) is Linear and self.head.bias is None
-        eager = x.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        if eager and plain and compute != torch.float16:  # whose smallest number is too large
+        compute, plain = self.head.compute, type(self.head) is Linear  # without adapters
+        # float16 has no number for small shares, of which the loss's scale would make some
+        if eager_on_cpu(x) and plain and compute != torch.float16:
             read, weight = self.norm(x).to(compute).flatten(0, 1), self.head.weight.to(compute)
             losses: Tensor = HeadLoss.apply(read, weight, targets.flatten())  # type: ignore[no-untyped-call]
             return losses.view_as(targets)
