@@ -122,7 +122,10 @@ def train(
 
     windows = Windows(data.train, settings.model.context)
     bits = lambda loss, part: loss / math.log(2)  # noqa: E731
-    stop = lambda: int(not scores and progress.step >= settings.train.steps)  # noqa: E731
+
+    def stop() -> int:
+        return int(not scores and progress.step >= settings.train.steps)
+
     hooks = Hooks(record, save, bits, stop)
     with suppress(Stopped):
         Trainer(model, optimizers, windows, data.val, settings, world, progress, hooks).fit()
